@@ -1,0 +1,1 @@
+"""What a person sees. The only folder that imports gradio; knows nothing of tokens or tensors."""

@@ -1,0 +1,253 @@
+"""The conversation part of a page: bubbles, a box for images and words, and what happens between them.
+
+A page adds its own choices (task, organ …) and says how they become a Turn. Everything else is here:
+reading the files, waiting for the weights, streaming, Stop, retry, undo, edit, and the promise that no
+failure leaves the page dead. Gradio does not run `.then` after a failure, so nothing that answers a
+click may raise: every event ends by handing the box back.
+
+Knows nothing of any one assistant. Nothing here remembers a visitor: see `apps.display`.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from apps import display
+from apps.display import Bubble, Expired
+from apps.language import both, label, text
+from apps.opening import NotOpened, Opening
+from apps.privacy import ForeignFile
+from assistants.base import Assistant, Reply, Settings, Turn
+from imaging.files import Problem, read_examination
+from imaging.frame import Frame
+from models.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8  # conversations that may wait for the model at the same time; more wait in Gradio's queue
+_WAIT = 0.5  # seconds between two looks at weights that are still loading
+
+MakeTurn = Callable[..., Turn]  # (words, frames, *choices) -> Turn
+Update = dict  # component → its new value
+
+
+class Chat:
+    """One conversation: `bubbles`, `box` and `status` are its components.
+
+    Build it inside a page's layout (`place_bubbles`, then `place_box`), then `wire` it.
+    """
+
+    def __init__(self, opening: Opening, name: str, make_turn: MakeTurn, settings: Settings | None = None):
+        self.opening = opening
+        self.name = name
+        self.make_turn = make_turn
+        self.settings = settings or Settings()
+
+    def place_bubbles(self) -> None:
+        self.bubbles = gr.Chatbot(
+            label=label("conversation"),
+            show_label=False,
+            elem_id=f"{self.name}-chat",
+            elem_classes="conversation",
+            height="100%",
+            editable="user",
+            buttons=["copy"],
+            layout="bubble",
+            latex_delimiters=[],
+            allow_tags=False,
+            feedback_options=None,
+            allow_file_downloads=False,
+            group_consecutive_messages=True,
+            watermark=f"{text('watermark', 'zh')} {text('watermark', 'en')}",
+        )
+
+    def place_box(self) -> None:
+        self.box = gr.MultimodalTextbox(
+            label=label("box"),
+            show_label=False,
+            placeholder=label("box_placeholder"),
+            elem_id=f"{self.name}-box",
+            elem_classes="ask",
+            file_count="multiple",
+            file_types=None,  # by content, not by ending: a scanner writes IM_0001
+            sources=["upload"],
+            lines=1,
+            max_lines=8,
+            max_plain_text_length=4000,
+            stop_btn=False,
+        )
+        self.status = gr.HTML(both("hint"), elem_id=f"{self.name}-status", elem_classes="status")
+
+    def wire(self, language: gr.components.Component, choices: Sequence[gr.components.Component]) -> None:
+        """Connect the events. `language` holds the page's language, `choices` what `make_turn` also wants."""
+        shown = [self.bubbles, self.box, self.status]
+        private = {"api_visibility": "private", "show_progress": "hidden"}
+        running = {"concurrency_limit": AT_ONCE, "concurrency_id": self.name, **private}
+        asked = self.box.submit(
+            self.ask, [self.box, self.bubbles, language, *choices], shown, trigger_mode="once", **running
+        )
+        again = self.bubbles.retry(self.retry, [self.bubbles, language], shown, **running)
+        edited = self.bubbles.edit(self.edit, [self.bubbles, language], shown, **running)
+        at_work = [asked, again, edited]
+        self.box.stop(self.stopped, None, shown[1:], cancels=at_work, queue=False, **private)
+        self.bubbles.undo(self.undo, self.bubbles, shown, cancels=at_work, queue=False, **private)
+        self.bubbles.clear(self.cleared, None, shown[1:], cancels=at_work, queue=False, **private)
+
+    # What a person does. Each is an event's function; the generators yield updates and never raise.
+
+    def ask(self, message: dict, bubbles: list[Bubble], language: str, *choices) -> Iterator[Update]:
+        """Send what stands in the box. When a file cannot be read, everything stays in the box."""
+        yield from self._never_raise(self._ask(message, bubbles, language, *choices), language)
+
+    def retry(self, bubbles: list[Bubble], language: str, event: gr.RetryData) -> Iterator[Update]:
+        """Answer the same question again, from the words and images in its bubble."""
+        question = display.last_question(bubbles, _row(event.index))
+        yield from self._never_raise(self._answer(bubbles[: question + 1], language), language)
+
+    def edit(self, bubbles: list[Bubble], language: str, event: gr.EditData) -> Iterator[Update]:
+        """Answer a question whose words were changed; what came after it goes."""
+        question = display.last_question(bubbles, _row(event.index))
+        reworded = {"role": "user", "content": [*display.pictures(bubbles[question]), str(event.value)]}
+        yield from self._never_raise(self._answer([*bubbles[:question], reworded], language), language)
+
+    def undo(self, bubbles: list[Bubble], event: gr.UndoData) -> Update:
+        """Take a question back into the box, with its images."""
+        question = display.last_question(bubbles, _row(event.index))
+        taken = bubbles[question]
+        files = [picture["path"] for picture in display.pictures(taken)]
+        content = {"text": display.words(taken), "files": files}
+        return {
+            self.bubbles: bubbles[:question],
+            self.box: gr.MultimodalTextbox(content, **_IDLE),
+            self.status: both("hint"),
+        }
+
+    def stopped(self) -> Update:
+        return {self.box: gr.MultimodalTextbox(**_IDLE), self.status: both("status_stopped")}
+
+    def cleared(self) -> Update:
+        return {self.box: gr.MultimodalTextbox(**_IDLE), self.status: both("hint")}
+
+    # What follows from it.
+
+    def _ask(self, message: dict, bubbles: list[Bubble], language: str, *choices) -> Iterator[Update]:
+        yield {self.box: gr.MultimodalTextbox(**_BUSY), self.status: both("status_reading")}
+        frames = read_uploads(message["files"])
+        if not frames and not any(display.pictures(bubble) for bubble in bubbles):
+            yield self._ready(_problem(both("no_image")))
+            return
+        turn = self.make_turn(message["text"], tuple(frames), *choices)
+        assistant = yield from self._wait_for_weights()
+        question = display.user_bubble(assistant.request(turn), frames, language)
+        yield {self.box: gr.MultimodalTextbox({"text": "", "files": []}, **_BUSY)}
+        yield from self._answer([*bubbles, question], language)
+
+    def _answer(self, bubbles: list[Bubble], language: str) -> Iterator[Update]:
+        """Stream the answer to the last bubble."""
+        started = time.monotonic()
+        yield {self.bubbles: bubbles, self.box: gr.MultimodalTextbox(**_BUSY), self.status: _looking(started)}
+        assistant = yield from self._wait_for_weights()
+        history, turn = display.conversation(bubbles)
+        images = sum(len(each.frames) for each in [*history, turn] if isinstance(each, Turn))
+        with closing(assistant.stream(turn, history, self.settings)) as replies:
+            for reply in replies:
+                answer = display.answer_bubbles(reply, images, language)
+                yield {self.bubbles: [*bubbles, *answer], self.status: _progress(reply, started)}
+        yield self._ready(_summary(reply, started))
+
+    def _wait_for_weights(self) -> Generator[Update, None, Assistant]:
+        """The assistant, when it is there; NotOpened when it will never be."""
+        started = time.monotonic()
+        while not self.opening.wait(_WAIT):
+            yield {self.status: both("status_loading", seconds=f"{time.monotonic() - started:.0f}")}
+        return self.opening.require()
+
+    def _never_raise(self, updates: Iterator[Update], language: str) -> Iterator[Update]:
+        """Pass updates on; whatever goes wrong becomes a sentence, and the box is handed back."""
+        with closing(updates):
+            try:
+                yield from updates
+            except Exception as error:  # a page must survive anything
+                yield self._ready(_problem(html.escape(explain(error, language))))
+
+    def _ready(self, status: str) -> Update:
+        return {self.box: gr.MultimodalTextbox(**_IDLE), self.status: status}
+
+
+_IDLE = {"submit_btn": True, "stop_btn": False}
+_BUSY = {"submit_btn": False, "stop_btn": True}
+
+
+class UnreadableUploads(ValueError):
+    """Uploaded files that cannot be used; the good ones beside them were not used either."""
+
+    def __init__(self, problems: Sequence[Problem]):
+        super().__init__(" ".join(problem.message("en") for problem in problems))
+        self.problems = problems
+
+    def message(self, language: str) -> str:
+        """A sentence for every bad file."""
+        return "\n".join(problem.message(language) for problem in self.problems)
+
+
+def read_uploads(paths: Sequence[str]) -> list[Frame]:
+    """The frames of uploaded files, all or none: a report on fewer images than were sent would mislead.
+
+    Raises UnreadableUploads, also for paths that are no uploads.
+    """
+    frames, problems = read_examination(paths, within=get_upload_folder())
+    if problems:
+        raise UnreadableUploads(problems)
+    return frames
+
+
+def explain(error: Exception, language: str) -> str:
+    """One sentence for the person who asked. Only the unforeseen is logged, and nothing the visitor sent."""
+    if isinstance(error, UnreadableUploads | ModelError | NotOpened):
+        return error.message(language)
+    if isinstance(error, Expired):
+        return text("expired", language)
+    if isinstance(error, ForeignFile):
+        return text("foreign_file", language)
+    where = "".join(traceback.format_tb(error.__traceback__))
+    log.error(
+        "%s while answering; its message is left out, it may hold a file's name\n%s", type(error), where
+    )
+    return text("unexpected", language, kind=type(error).__name__)
+
+
+def _row(index: int | Sequence[int]) -> int:
+    """Gradio gives a bubble's place as a number, or as (row, column) for some contents."""
+    return index if isinstance(index, int) else index[0]
+
+
+def _problem(sentence: str) -> str:
+    return f'<p class="problem" role="alert">{sentence}</p>'
+
+
+def _looking(started: float) -> str:
+    return both("status_looking", seconds=f"{time.monotonic() - started:.1f}")
+
+
+def _progress(reply: Reply, started: float) -> str:
+    if reply.seconds_to_first_token is None:
+        return _looking(started)
+    return both("status_writing", first=f"{reply.seconds_to_first_token:.1f}")
+
+
+def _summary(reply: Reply, started: float) -> str:
+    first = reply.seconds_to_first_token or 0.0
+    writing = time.monotonic() - started - first
+    rate = (reply.new_tokens - 1) / writing if writing > 0 else 0.0
+    done = both("status_done", first=f"{first:.1f}", tokens=reply.new_tokens, rate=f"{rate:.0f}")
+    if reply.stopped_by == "length":
+        return f"{done} {both('status_length', tokens=reply.new_tokens)}"
+    return done

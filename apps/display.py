@@ -1,0 +1,131 @@
+"""Turns and replies as chat bubbles, and bubbles as turns and replies.
+
+The conversation lives in the browser, in the bubbles and nowhere else: a user's bubble holds the frames
+as the model sees them (PNG, decoded and cropped) and the very words the model reads, so that nothing
+has to be remembered on the server. Undo, retry and edit are cuts in a list.
+
+Knows nothing of files as they were uploaded, of events, or of any one assistant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from gradio.processing_utils import save_pil_to_cache
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from apps.language import text
+from apps.privacy import own_upload
+from assistants.base import Reply, Turn
+from assistants.language import language_of
+from imaging.frame import Frame
+
+Bubble = dict  # a message of gr.Chatbot: {"role", "content": [parts], "metadata"}
+
+ASIDE = "aside"  # id of a bubble that is ours, not the model's: a notice or an error
+
+
+class Expired(FileNotFoundError):
+    """An image of the conversation is no longer there: uploads live for an hour."""
+
+
+def user_bubble(request: str, frames: Sequence[Frame], language: str) -> Bubble:
+    """What was asked: one picture per frame, written to the upload folder, then the words."""
+    pictures = [
+        {"path": _save(frame), "alt_text": f"{text('image', language, number=number)}: {_name(frame)}"}
+        for number, frame in enumerate(frames, start=1)
+    ]
+    return {"role": "user", "content": [*pictures, request]}
+
+
+def answer_bubbles(reply: Reply, images: int, language: str) -> list[Bubble]:
+    """The answer so far, under a plain notice when it means nothing."""
+    bubbles = []
+    if reply.unfamiliar:
+        bubbles.append(aside(unfamiliar(reply.unfamiliar, images, language)))
+    if reply.text:
+        bubbles.append({"role": "assistant", "content": reply.text})
+    return bubbles
+
+
+def aside(words: str) -> Bubble:
+    """A bubble that speaks for the page. Plain and open: Gradio would fold a titled one away."""
+    return {"role": "assistant", "content": f"⚠️ {words}", "metadata": {"id": ASIDE}}
+
+
+def unfamiliar(indices: Sequence[int], images: int, language: str) -> str:
+    """The notice for images unlike all the demo weights were trained on, by number when it is not all."""
+    if len(indices) == images:
+        return text("unfamiliar_one" if images == 1 else "unfamiliar_all", language)
+    names = [text("image", language, number=index + 1) for index in indices]
+    if language == "zh":
+        return text("unfamiliar_some", language, images="、".join(names))
+    return text(
+        "unfamiliar_some", language, images=f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+    )
+
+
+def conversation(bubbles: Sequence[Bubble]) -> tuple[list[Turn | Reply], Turn]:
+    """What was said before and the turn to answer now; `bubbles` end with the user's.
+
+    Raises Expired when an image is gone, and ForeignFile for one that was never uploaded.
+    """
+    said = [_heard(bubble) for bubble in bubbles if not is_aside(bubble)]
+    return said[:-1], said[-1]
+
+
+def is_aside(bubble: Bubble) -> bool:
+    return (bubble.get("metadata") or {}).get("id") == ASIDE
+
+
+def last_question(bubbles: Sequence[Bubble], index: int | None = None) -> int:
+    """Where the user's last bubble stands, at or before `index`."""
+    upto = len(bubbles) - 1 if index is None else index
+    return max(n for n, bubble in enumerate(bubbles[: upto + 1]) if bubble["role"] == "user")
+
+
+def words(bubble: Bubble) -> str:
+    """The text of a bubble."""
+    return "\n".join(part["text"] for part in _parts(bubble) if part.get("type") == "text")
+
+
+def pictures(bubble: Bubble) -> list[dict]:
+    """The pictures of a bubble, {"path", "alt_text"} each."""
+    found = []
+    for part in _parts(bubble):
+        if part.get("type") == "file":
+            found.append({"path": part["file"]["path"], "alt_text": part.get("alt_text")})
+        elif "path" in part:
+            found.append(part)
+    return found
+
+
+def _heard(bubble: Bubble) -> Turn | Reply:
+    if bubble["role"] == "assistant":
+        return Reply(words(bubble), finished=True)
+    frames = tuple(_read(picture) for picture in pictures(bubble))
+    return Turn(words(bubble), frames, language=language_of(words(bubble)) or "en")
+
+
+def _parts(bubble: Bubble) -> list[dict]:
+    """The content as Gradio sends it back, [{"type": "text", …}, {"type": "file", …}], or as we wrote it."""
+    content = bubble["content"] if isinstance(bubble["content"], list) else [bubble["content"]]
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+
+
+def _save(frame: Frame) -> str:
+    return save_pil_to_cache(Image.fromarray(frame.pixels), get_upload_folder(), name="frame", format="png")
+
+
+def _read(picture: dict) -> Frame:
+    try:
+        with Image.open(own_upload(picture["path"])) as image:
+            return Frame(np.array(image.convert("RGB")), None, picture.get("alt_text") or "")
+    except FileNotFoundError as error:
+        raise Expired(picture["path"]) from error
+
+
+def _name(frame: Frame) -> str:
+    return frame.source if frame.index == 0 else f"{frame.source} #{frame.index + 1}"

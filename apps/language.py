@@ -1,0 +1,64 @@
+"""The pages' words in Chinese and English: all texts, and how a page changes language without losing
+anything.
+
+Texts are data (texts.yaml). Labels change in the browser, through Gradio's own translations; HTML that
+the server composes carries both languages and the stylesheet hides one; what enters the conversation is
+written once, in the language the page had then.
+
+Knows nothing of any one page.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from functools import cache
+from pathlib import Path
+
+import gradio as gr
+import yaml
+
+LANGUAGES = ("zh", "en")
+_FOLDER = Path(__file__).parent
+
+
+@cache
+def _texts() -> dict[str, dict[str, str]]:
+    return yaml.safe_load((_FOLDER / "texts.yaml").read_text("utf-8"))
+
+
+@cache
+def translations() -> gr.I18n:
+    """All texts for `launch(i18n=…)`."""
+    return gr.I18n(**{each: {key: text[each] for key, text in _texts().items()} for each in LANGUAGES})
+
+
+def label(key: str):
+    """A text that the browser translates, for labels, buttons and choices. KeyError when unknown."""
+    _texts()[key]
+    return translations()(key)
+
+
+def text(key: str, language: str, **values: object) -> str:
+    """A text in `language` ("zh" or "en") with its `values` filled in."""
+    return _texts()[key][language].format(**values)
+
+
+def both(key: str, **values: object) -> str:
+    """A text as HTML in both languages; the stylesheet shows the page's own. Values are escaped."""
+    safe = {name: html.escape(str(value)) for name, value in values.items()}
+    return "".join(f'<span lang="{each}">{text(key, each, **safe)}</span>' for each in LANGUAGES)
+
+
+def script(mode: str) -> str:
+    """JavaScript for a Gradio event: "load" picks the visitor's language, "toggle" the other one.
+
+    Returns the language ("zh" or "en") to the event's outputs, twice: the page's, and the one to answer in.
+    """
+    return f"async () => await ({(_FOLDER / 'language.js').read_text('utf-8')})('{mode}')"
+
+
+def image_names_script() -> str:
+    """JavaScript that gives the pictures of a conversation their alternative text."""
+    names = json.dumps(_texts()["image"], ensure_ascii=False)
+    return f"() => ({(_FOLDER / 'images.js').read_text('utf-8')})({names})"

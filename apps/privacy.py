@@ -1,0 +1,83 @@
+"""What keeps one visitor's images from the next, from the network and from the disk.
+
+Gradio's defaults are not made for a hospital: usage statistics, a history of every run in the browser's
+storage, a button that publishes an image, uploads that stay in the temporary folder, and clients that
+may name any web address as their "file" for the server to fetch. Each is answered here, in one place.
+
+Knows nothing of any page.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+KEPT_SECONDS = 3600  # an upload's life; looked at every CHECK_SECONDS
+CHECK_SECONDS = 300
+
+
+def prepare_environment() -> None:
+    """Switch statistics off and give uploads a folder of their own. Call before gradio is imported.
+
+    The folder can be read by this user only and goes when the process ends. pydicom is hushed: what it
+    warns about it quotes, and a DICOM header quotes a patient.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="ultrasound-uploads-")
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    warnings.filterwarnings("ignore", module="pydicom")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+LAUNCH = {  # for Blocks.launch
+    "run_history": False,
+    "enable_monitoring": False,
+    "show_error": True,
+    "max_file_size": "500mb",  # a long uncompressed cine
+    "footer_links": ["api", "settings"],
+    "share": False,
+    "ssr_mode": False,
+    "mcp_server": False,
+}
+
+
+class ForeignFile(PermissionError):
+    """A request names a file that its sender did not upload. The message names no path."""
+
+
+def check_inputs(data: Any) -> None:
+    """Refuse, anywhere inside a request, a file given as a web address or outside the upload folder.
+
+    Raises ForeignFile. Chat messages holding whole components are refused too: Gradio builds them from
+    arguments the sender chooses.
+    """
+    if isinstance(data, dict):
+        if "path" in data:
+            own_upload(data["path"])
+        if data.get("type") == "component":
+            raise ForeignFile("a chat message of this page holds text and images only")
+        check_inputs(list(data.values()))
+    elif isinstance(data, list):
+        for item in data:
+            check_inputs(item)
+
+
+def own_upload(path: Any) -> Path:
+    """`path` as a Path when it lies in the upload folder, links followed; else ForeignFile.
+
+    It may be gone by now. A file's folder is named by the sha256 of its bytes, so a visitor cannot name
+    another visitor's file without having it.
+    """
+    folder = Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
+    if isinstance(path, str) and (real := Path(path).resolve()).is_relative_to(folder):
+        return real
+    raise ForeignFile("only files uploaded in this session can be read")

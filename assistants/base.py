@@ -1,0 +1,109 @@
+"""What every assistant of the suite is: a question with frames goes in, a growing reply comes out.
+
+The contract between the pages, the evaluation and the four systems. An assistant holds weights and never a
+conversation: the history comes with each call, so two users can never see each other's text or images.
+
+Knows nothing of browsers, files, prompts or any one system's architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+from imaging.frame import Frame
+
+NAMES = ("echovlm", "llava_ultra", "qbench", "abvlm_q")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a person asks: free text, the frames that come with it, and what the answer should be.
+
+    `task` is "report", "diagnosis" or "vqa" (a question); `organ` is one of the assistant's organs or None
+    to let the model say; `language` is "zh" or "en", the language of the answer. An empty `text` stands for
+    the task's standard request.
+    """
+
+    text: str = ""
+    frames: tuple[Frame, ...] = ()
+    task: str = "vqa"
+    organ: str | None = None
+    language: str = "en"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer so far. Each Reply of a stream replaces the one before; the last has `finished` set.
+
+    `unfamiliar` holds the indices (into all frames in view, oldest first) of images unlike anything the demo
+    weights were trained on: the text then means nothing, and the page must say so. Always empty for published
+    weights. `stopped_by` is "end" (the model finished) or "length" (the token budget ran out).
+    """
+
+    text: str
+    finished: bool = False
+    stopped_by: str | None = None
+    unfamiliar: tuple[int, ...] = ()
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    seconds_to_first_token: float | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to generate. Greedy by default, as EchoVLM's paper evaluates ("Implementation Details").
+
+    `max_pixels` is the budget per image, 392 x 392 as in EchoVLM's Table 8; None keeps the checkpoint's own.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    max_pixels: int | None = 392 * 392
+    seed: int | None = None
+
+
+class Assistant(Protocol):
+    """`stream` may be closed at any time: generation then stops within one token and the device is free.
+
+    An exception in the generating thread reaches the caller of `stream` as that exception.
+    """
+
+    name: str
+    title: str  # "EchoVLM · demo weights", for the page's badge
+    demo: bool  # True when these are the small weights trained on simulated images
+    device: str
+
+    def stream(
+        self, turn: Turn, history: Sequence[Turn | Reply] = (), settings: Settings | None = None
+    ) -> Iterator[Reply]: ...
+
+
+def open_assistant(
+    name: str,
+    weights: str | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+) -> Assistant:
+    """Open one of the suite's assistants.
+
+    `weights` is None (the demo weights of this repository), a local folder, or a Hugging Face id with an
+    optional `@revision`. `device` is "auto", "cpu", "cuda", "cuda:1" …; `dtype` is "auto", "float32",
+    "bfloat16" or "float16"; `quantize` is None, "8bit" or "4bit" (needs a GPU and bitsandbytes).
+
+    Raises ValueError for an unknown name and `models.checkpoint.CheckpointError` for weights that do not
+    fit.
+    """
+    if name not in NAMES:
+        raise ValueError(f"no assistant is called {name!r}; choose one of {', '.join(NAMES)}")
+    try:
+        package = import_module(f"assistants.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"assistants.{name}":
+            raise
+        raise ValueError(f"the assistant {name!r} is not part of this version of the suite") from error
+    return package.open(weights, device=device, dtype=dtype, quantize=quantize)

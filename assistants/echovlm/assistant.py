@@ -1,0 +1,142 @@
+"""EchoVLM answers: a turn with its frames goes in, a growing report, diagnosis or answer comes out.
+
+EchoVLM (2025): Qwen2-VL with a dual-path mixture of experts. Greedy decoding and 392 x 392 pixels per
+image are the paper's (Implementation Details, Table 8) and stand in `assistants.base.Settings`.
+
+The whole story of one answer is `EchoVLMAssistant.stream`. Knows nothing of pages, files or test sets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from assistants.base import Reply, Settings, Turn
+from assistants.echovlm import prompts
+from models.backbone import Backbone
+from models.encoding import Tensors
+from models.errors import ContextOverflow, OutOfMemory
+from models.familiarity import Familiarity
+from models.registry import registry
+from models.streaming import Writer
+
+DEMO_WEIGHTS = Path(__file__).parents[2] / "weights" / "demo" / "echovlm"
+_ROOM_TO_ANSWER = (
+    128  # tokens a prompt must leave free; the shortest reports of the paper's appendix need as much
+)
+
+
+class EchoVLMAssistant:
+    """The `Assistant` of the EchoVLM paper. `familiarity` knows what the demo weights were trained on."""
+
+    name = "echovlm"
+
+    def __init__(self, backbone: Backbone, title: str, *, demo: bool, familiarity: Familiarity | None = None):
+        self.backbone = backbone
+        self.title = title
+        self.demo = demo
+        self.device = str(backbone.model.device)
+        self._familiarity = familiarity
+        self._writer = Writer(backbone.model, backbone.encoder.decode)
+
+    @classmethod
+    def open(
+        cls,
+        weights: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantize: str | None = None,
+    ) -> EchoVLMAssistant:
+        """Open the demo weights (None), a folder or a Hugging Face id; raises what `Backbone.open` does."""
+        path = str(weights or DEMO_WEIGHTS)
+        backbone = Backbone.open(path, device=device, dtype=dtype, quantize=quantize)
+        demo = backbone.folder.resolve() == DEMO_WEIGHTS
+        known = registry().weights.get(path.partition("@")[0])
+        label = "demo weights" if demo else known.title if known else Path(path).name
+        title = " · ".join(part for part in ("EchoVLM", label, quantize) if part)
+        return cls(backbone, title, demo=demo, familiarity=Familiarity.load(backbone.folder))
+
+    def request(self, turn: Turn) -> str:
+        """The words the model will read for `turn`, standard wording included: what a page should show."""
+        return prompts.request(turn)
+
+    def stream(
+        self, turn: Turn, history: Sequence[Turn | Reply] = (), settings: Settings | None = None
+    ) -> Iterator[Reply]:
+        """Answer `turn`, with the images of `history` still in view.
+
+        Raises ContextOverflow, OutOfMemory or UnusableImage, each with a text for the person who asked. An
+        empty Reply comes about four times a second while the model is busy, so that a reader can leave.
+        """
+        settings = settings or Settings()
+        started = time.monotonic()
+        frames = prompts.frames_in_view(history, turn)
+        inputs = self.backbone.encode(prompts.build_messages(history, turn), frames, settings.max_pixels)
+        prompt_tokens = inputs["input_ids"].shape[1]
+        budget = self._budget(prompt_tokens, len(frames), settings.max_new_tokens)
+        out_of_memory = None
+        try:
+            unfamiliar = self._unfamiliar(inputs)
+            text, first_token = "", None
+            for piece in self._writer.stream(
+                inputs, max_new_tokens=budget, temperature=settings.temperature, seed=settings.seed
+            ):
+                if piece.new_tokens and first_token is None:
+                    first_token = time.monotonic() - started
+                text += piece.text
+                yield Reply(
+                    text=text,
+                    finished=piece.stopped_by is not None,
+                    stopped_by=piece.stopped_by,
+                    unfamiliar=unfamiliar,
+                    prompt_tokens=prompt_tokens,
+                    new_tokens=piece.new_tokens,
+                    seconds_to_first_token=first_token,
+                )
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            out_of_memory = self._out_of_memory(len(frames))
+        if out_of_memory:  # raised out here, where the failed pass and its tensors are already forgotten
+            raise out_of_memory
+
+    def _budget(self, prompt_tokens: int, images: int, wanted: int) -> int:
+        """How many tokens the answer may have; ContextOverflow when a useful one no longer fits."""
+        limit = self.backbone.context_length
+        room = limit - prompt_tokens
+        if room < min(wanted, _ROOM_TO_ANSWER):
+            raise ContextOverflow(
+                f"The conversation and its {images} images come to {prompt_tokens} tokens; this model reads "
+                f"at most {limit}, answer included. Start a new conversation or ask with fewer images.",
+                f"当前对话及其 {images} 张图像共 {prompt_tokens} 个 token，"
+                f"该模型最多处理 {limit} 个（含回答）。请新建对话，或减少图像数量后重试。",
+            )
+        return min(wanted, room)
+
+    def _unfamiliar(self, inputs: Tensors) -> tuple[int, ...]:
+        """Which images are unlike all the demo weights were trained on; none for published weights."""
+        if self._familiarity is None or "pixel_values" not in inputs:
+            return ()
+        verdicts = self._familiarity.unfamiliar(
+            self.backbone.model, inputs["pixel_values"], inputs["image_grid_thw"]
+        )
+        return tuple(index for index, strange in enumerate(verdicts) if strange)
+
+    def _out_of_memory(self, images: int) -> OutOfMemory:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return OutOfMemory(
+            f"{self.device} ran out of memory with {images} images in view. Ask again with fewer images or a "
+            "shorter conversation; whoever runs the server can start it with --quantize 4bit.",
+            f"{self.device} 内存不足（当前共 {images} 张图像）。请减少图像数量或新建对话后重试；"
+            "服务器管理员也可以用 --quantize 4bit 启动。",
+        )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has a class for a full GPU; a full CPU is a plain RuntimeError with the allocator's name."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

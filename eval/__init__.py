@@ -1,0 +1,1 @@
+"""From a test set to a table: predict, score, compare."""

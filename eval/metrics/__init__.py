@@ -1,0 +1,1 @@
+"""One file per metric; importing one loads nothing heavy."""

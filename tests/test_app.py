@@ -1,0 +1,452 @@
+"""The page as a program sees it: one endpoint, true errors, no traces. What a person sees is test_browser."""
+
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import pages
+import pytest
+import tiny
+from gradio.route_utils import delete_files_created_by_app
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from apps import display, echovlm, language, privacy
+from apps.chat import Chat, explain
+from apps.opening import Opening
+from apps.page import launch_options
+from assistants.base import Reply, Settings, Turn
+from assistants.echovlm import prompts
+from models.errors import ModelError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def opening(tmp_path_factory):
+    return Opening("echovlm", str(tiny.save(tmp_path_factory.mktemp("weights"))), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def server(opening):
+    with pages.served(opening) as (address, page):
+        yield address, page
+
+
+@pytest.fixture
+def client(server):
+    return Client(server[0], verbose=False)
+
+
+# ---- the endpoint
+
+
+def test_report_is_the_only_endpoint(client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/report"}
+    assert not client.view_api(return_format="dict")["unnamed_endpoints"]
+
+
+def test_a_program_reads_what_the_assistant_writes(client, opening, tmp_path):
+    files = [handle_file(pages.write_png(tmp_path)), handle_file(pages.write_dicom(tmp_path, frames=3))]
+    texts = list(client.submit(files, "", "report", "liver", "zh", api_name="/report"))
+    assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
+    frames = tuple(echovlm.read_uploads([file["path"] for file in _as_uploads(files)]))
+    assert len(frames) == 4
+    turn = Turn("", frames, "report", "liver", "zh")
+    assert texts[-1] == list(opening.assistant.stream(turn, (), Settings()))[-1].text
+
+
+def _as_uploads(files):
+    folder = Path(os.environ["GRADIO_TEMP_DIR"]) / "by-hand"
+    folder.mkdir(exist_ok=True)
+    copies = []
+    for file in files:
+        copy = folder / Path(file["path"]).name
+        copy.write_bytes(Path(file["path"]).read_bytes())
+        copies.append({"path": str(copy)})
+    return copies
+
+
+@pytest.mark.parametrize(("language_", "says"), [("zh", "不是可读取的图像"), ("en", "is not an image")])
+def test_a_bad_file_is_named_in_the_callers_language(client, tmp_path, language_, says):
+    (tmp_path / "letter.png").write_text("Dear colleague")
+    files = [handle_file(pages.write_png(tmp_path)), handle_file(str(tmp_path / "letter.png"))]
+    with pytest.raises(AppError, match=rf"letter\.png.*{says}|{says}.*letter\.png"):
+        client.predict(files, "", "report", "any", language_, api_name="/report")
+
+
+def call(address, data):
+    """POST to the endpoint by hand, as a client of ill will might; everything the server answers."""
+    request = urllib.request.Request(
+        f"{address}gradio_api/call/report",
+        json.dumps({"data": data}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    event = json.loads(urllib.request.urlopen(request).read())["event_id"]
+    return urllib.request.urlopen(f"{address}gradio_api/call/report/{event}").read().decode()
+
+
+META = {"_type": "gradio.FileData"}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"path": "/etc/hostname", "meta": META},
+        {"path": "/etc/hostname"},
+        {"path": "../../../../../../etc/hostname", "meta": META},
+        {"path": str(ROOT / "README.md"), "meta": META},
+        "/etc/hostname",
+        {"no": "path"},
+        None,
+        17,
+    ],
+    ids=str,
+)
+def test_only_uploads_are_read(server, file):
+    answer = call(server[0], [[file], "", "report", "any", "en"])
+    assert "event: error" in answer
+    assert "event: complete" not in answer
+
+
+def test_a_link_out_of_the_upload_folder_is_not_followed(server, tmp_path):
+    secret = pages.write_png(tmp_path)
+    link = Path(os.environ["GRADIO_TEMP_DIR"]) / "link.png"
+    link.symlink_to(secret)
+    try:
+        assert "event: error" in call(
+            server[0], [[{"path": str(link), "meta": META}], "", "report", "any", "en"]
+        )
+    finally:
+        link.unlink()
+
+
+def test_the_server_fetches_no_web_address(server):
+    asked = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+
+        def log_message(self, *_):
+            pass
+
+    listener = http.server.HTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{listener.server_port}/scan.png"
+    for file in ({"path": url, "meta": META}, {"path": url, "url": url, "meta": META}, url):
+        assert "event: error" in call(server[0], [[file], "", "report", "any", "en"])
+    listener.shutdown()
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        [[]],
+        [[], "", "poem", "any", "en"],
+        [[], "", "report", "spleen", "en"],
+        [[], "", "report", "any", "fr"],
+    ],
+)
+def test_nonsense_is_answered_with_an_error(server, data):
+    assert "event: error" in call(server[0], data)
+
+
+def test_programs_at_once_each_get_their_own_text(server, client, tmp_path):
+    files = [pages.write_png(tmp_path, f"{n}.png", seed=n) for n in range(3)]
+    alone = [client.predict([handle_file(file)], f"{n}?", api_name="/report") for n, file in enumerate(files)]
+    jobs = [
+        Client(server[0], verbose=False).submit([handle_file(file)], f"{n}?", api_name="/report")
+        for n, file in enumerate(files)
+    ]
+    assert [job.result() for job in jobs] == alone
+    assert len(set(alone)) == 3
+
+
+# ---- traces
+
+
+def test_uploads_and_decoded_frames_are_deleted(server, client, tmp_path):
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    client.predict([handle_file(pages.write_png(tmp_path, "old.png", seed=9))], "", api_name="/report")
+    assert list(folder.rglob("old.png"))
+    delete_files_created_by_app(server[1], age=0)
+    assert not list(folder.rglob("old.png"))
+    assert server[1].delete_cache == (privacy.CHECK_SECONDS, 3600)
+    assert privacy.CHECK_SECONDS <= 600
+
+
+def test_the_upload_folder_is_ours_alone():
+    assert Path(os.environ["GRADIO_TEMP_DIR"]).stat().st_mode & 0o077 == 0
+
+
+def test_nothing_of_the_visitor_is_written_anywhere(client, tmp_path, capfd, caplog, monkeypatch, opening):
+    path = pages.write_png(tmp_path, "ZHANG_SAN.png", seed=4)
+    client.predict([handle_file(path)], "LI_SI asks", api_name="/report")
+    monkeypatch.setattr(opening.assistant, "stream", lambda *_: explode("WANG_WU.dcm"))
+    with pytest.raises(AppError, match="KeyError") as failed:
+        client.predict([handle_file(path)], "LI_SI asks", api_name="/report")
+    captured = "".join(capfd.readouterr()) + caplog.text + str(failed.value)
+    assert "explode" in captured  # the developer's trace is there
+    assert not re.search("ZHANG_SAN|LI_SI|WANG_WU|TEST", captured)
+
+
+def explode(name):
+    raise KeyError(name)
+    yield
+
+
+def test_gradio_tells_nobody(server):
+    config = json.loads(urllib.request.urlopen(f"{server[0]}config").read())
+    assert config["analytics_enabled"] is False
+    options = launch_options()
+    assert options["run_history"] is False and options["share"] is False
+    assert options["enable_monitoring"] is False
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] in ("1", "True")
+
+
+# ---- weights that are late, or never come
+
+
+def test_a_failed_load_shows_its_true_cause(tmp_path):
+    opening = Opening("echovlm", str(tmp_path / "nowhere"), device="cpu")
+    with pages.served(opening) as (address, _):
+        client = Client(address, verbose=False)
+        with pytest.raises(AppError, match="nowhere"):
+            client.predict([handle_file(pages.write_png(tmp_path))], "", api_name="/report")
+    assert "failed" in opening.badge()
+    assert "nowhere" in opening.failure_notice()
+    assert "权重未能加载" in opening.failure_notice()
+
+
+class Fixed:
+    """An assistant that says what it is told to; with an exception, up to there."""
+
+    name, title, demo, device = "echovlm", "EchoVLM · demo weights", True, "cpu"
+
+    def __init__(self, *replies):
+        self.replies = replies
+        self.asked = []
+
+    def request(self, turn):
+        return prompts.request(turn)
+
+    def stream(self, turn, history=(), settings=None):
+        self.asked.append((turn, list(history)))
+        for reply in self.replies:
+            if isinstance(reply, Exception):
+                raise reply
+            yield reply
+
+
+def ready(assistant):
+    opening = Opening("echovlm")
+    opening.assistant = assistant
+    opening._done.set()
+    return opening
+
+
+def conversation(assistant):
+    """A chat with its components, outside any server."""
+    import gradio as gr
+
+    with gr.Blocks():
+        chat = Chat(ready(assistant), "report", echovlm.make_turn)
+        chat.place_bubbles()
+        chat.place_box()
+    return chat
+
+
+def send(chat, files=(), words="", bubbles=(), language_="en"):
+    message = {"text": words, "files": list(files)}
+    updates = list(chat.ask(message, list(bubbles), language_, "report", "any", language_))
+    final = {}
+    for update in updates:
+        final |= update
+    return final
+
+
+@pytest.fixture
+def upload(tmp_path):
+    folder = Path(os.environ["GRADIO_TEMP_DIR"]) / "by-hand"
+    folder.mkdir(exist_ok=True)
+    return pages.write_png(folder, "scan.png", seed=11)
+
+
+def idle(update, chat):
+    box = update[chat.box]
+    return box.submit_btn is True and box.stop_btn is False
+
+
+def test_an_answer_fills_a_bubble_and_hands_the_box_back(upload):
+    assistant = Fixed(
+        Reply(""), Reply("The liver"), Reply("The liver.", finished=True, stopped_by="end", new_tokens=3)
+    )
+    chat = conversation(assistant)
+    final = send(chat, [upload])
+    assert [bubble["role"] for bubble in final[chat.bubbles]] == ["user", "assistant"]
+    assert final[chat.bubbles][1]["content"] == "The liver."
+    assert display.words(final[chat.bubbles][0]) == "Please write a report based on these ultrasound images."
+    assert idle(final, chat)
+    again = send(chat, (), "Which lobe?", final[chat.bubbles])
+    turn, history = assistant.asked[-1]
+    assert turn.text == "Which lobe?" and turn.frames == ()
+    assert [type(entry) for entry in history] == [Turn, Reply]
+    assert (history[0].frames[0].pixels == assistant.asked[0][0].frames[0].pixels).all()
+    assert len(again[chat.bubbles]) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ModelError("Too much.", "太多了。"), {"en": "Too much.", "zh": "太多了。"}),
+        (KeyError("scan.png"), {"en": "KeyError", "zh": "KeyError"}),
+    ],
+)
+@pytest.mark.parametrize("language_", ["zh", "en"])
+def test_no_failure_leaves_the_page_dead(upload, error, says, language_):
+    chat = conversation(Fixed(Reply("The li"), error))
+    final = send(chat, [upload], language_=language_)
+    assert says[language_] in final[chat.status]
+    assert 'role="alert"' in final[chat.status]
+    assert "scan.png" not in final[chat.status]
+    assert final[chat.bubbles][1]["content"] == "The li"  # what was said stays
+    assert idle(final, chat)
+
+
+def test_a_bad_file_loses_nothing(upload, tmp_path):
+    bad = Path(upload).with_name("notes.txt")
+    bad.write_text("not an image")
+    assistant = Fixed(Reply("x"))
+    chat = conversation(assistant)
+    final = send(chat, [upload, str(bad)], "My long question")
+    assert "notes.txt" in final[chat.status]
+    assert chat.bubbles not in final  # nothing was added
+    assert idle(final, chat)
+    assert "value" not in final[chat.box].constructor_args  # so it keeps its words and files
+    assert assistant.asked == []
+
+
+def test_a_question_needs_an_image():
+    chat = conversation(Fixed(Reply("x")))
+    final = send(chat, (), "Hello?")
+    assert "请先添加" in final[chat.status] and idle(final, chat)
+
+
+def test_a_notice_stands_above_a_meaningless_answer_and_is_not_sent_back(upload):
+    assistant = Fixed(Reply("A report.", finished=True, stopped_by="end", unfamiliar=(0,)))
+    chat = conversation(assistant)
+    bubbles = send(chat, [upload])[chat.bubbles]
+    assert "the text below means nothing" in bubbles[1]["content"]
+    assert bubbles[2]["content"] == "A report."
+    send(chat, (), "And?", bubbles)
+    assert [getattr(entry, "text", "")[:9] for entry in assistant.asked[-1][1]] == ["Please wr", "A report."]
+
+
+@pytest.mark.parametrize(
+    ("indices", "images", "language_", "names"),
+    [
+        ((0,), 1, "en", "This image is"),
+        ((0, 1), 2, "en", "These images are"),
+        ((1,), 3, "en", "Image 2 is unlike"),
+        ((0, 2), 3, "en", "Image 1, Image 3 are unlike"),
+        ((0, 2), 3, "zh", "图像 1、图像 3与演示"),
+        ((0,), 1, "zh", "该图像"),
+    ],
+)
+def test_the_notice_names_the_images(indices, images, language_, names):
+    assert names in display.unfamiliar(indices, images, language_)
+
+
+def test_an_image_deleted_after_an_hour_is_said_so(upload):
+    chat = conversation(Fixed(Reply("x", finished=True, stopped_by="end")))
+    bubbles = send(chat, [upload])[chat.bubbles]
+    Path(display.pictures(bubbles[0])[0]["path"]).unlink()
+    assert "deleted after an hour" in send(chat, (), "And?", bubbles)[chat.status]
+
+
+def test_a_bubble_cannot_name_a_foreign_file(tmp_path):
+    bubble = {"role": "user", "content": [{"path": pages.write_png(tmp_path), "alt_text": "x"}, "?"]}
+    with pytest.raises(privacy.ForeignFile):
+        display.conversation([bubble])
+
+
+@pytest.mark.parametrize(
+    "content", [{"type": "component", "component": "file", "value": {}, "constructor_args": {}}]
+)
+def test_a_bubble_cannot_hold_a_component(content):
+    with pytest.raises(privacy.ForeignFile):
+        privacy.check_inputs([[{"role": "user", "content": [content]}]])
+
+
+def test_a_model_error_is_not_logged_but_a_surprise_is(caplog):
+    explain(ModelError("a", "b"), "en")
+    assert not caplog.records
+    explain(ZeroDivisionError("secret"), "en")
+    assert "ZeroDivisionError" in caplog.text and "secret" not in caplog.text
+
+
+# ---- words and choices
+
+
+def test_every_text_is_in_both_languages_with_the_same_blanks():
+    for key, text in language._texts().items():
+        assert set(text) == {"zh", "en"}, key
+        blanks = [set(re.findall(r"{(\w+)}", text[each])) for each in ("zh", "en")]
+        assert blanks[0] == blanks[1], key
+        assert all(text.values()), key
+
+
+def test_every_text_is_used_and_every_used_text_is_there():
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "apps").glob("*.py"))
+    source += (ROOT / "apps/examples/examples.yaml").read_text("utf-8")
+    for key in language._texts():
+        stem = re.sub(r"^(organ|task|tab)_\w+$", r"\1_{", key)
+        assert f'"{key}"' in source or stem in source or f": {key}" in source, f"{key} is not used"
+    for key in re.findall(r'(?:both|label|text)\("(\w+)"', source):
+        assert key in language._texts()
+
+
+def test_values_cannot_smuggle_html():
+    assert "<script>" not in language.both("load_failed", cause="<script>alert(1)</script>")
+
+
+def test_the_page_offers_what_the_assistant_knows():
+    assert echovlm.ORGANS == prompts.organs()
+    assert echovlm.TASKS == prompts.TASKS
+    assert language.LANGUAGES == prompts.LANGUAGES
+
+
+def test_examples_name_known_choices():
+    listed = echovlm.examples()
+    assert len(listed) in (0, 3)  # none before the images are drawn
+    for example in listed:
+        assert example.task in echovlm.TASKS
+        assert example.organ is None or example.organ in echovlm.ORGANS
+
+
+# ---- the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--weights", "nobody=x"], "NAME one of echovlm"),
+        (["--weights", "echovlm="], "is not NAME=PATH_OR_ID"),
+        (["--quantize", "1bit"], "invalid choice"),
+        (["--port", "many"], "invalid int"),
+    ],
+)
+def test_bad_arguments_are_refused_with_a_sentence(arguments, says):
+    run = subprocess.run([sys.executable, "app.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert says in run.stderr
+    assert "Traceback" not in run.stderr

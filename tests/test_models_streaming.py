@@ -1,0 +1,153 @@
+"""Words that arrive while the model writes, and a model that stops when nobody reads."""
+
+import threading
+import time
+
+import pytest
+import tiny
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+
+from models.encoding import Encoder
+from models.streaming import Line, Writer
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tiny.save(tmp_path_factory.mktemp("weights"))
+    model = Qwen2VLForConditionalGeneration.from_pretrained(folder).eval()
+    return model, Encoder.open(folder)
+
+
+def inputs(encoder, text="请写报告", frames=1):
+    content = [{"type": "image"}] * frames + [{"type": "text", "text": text}]
+    return encoder.encode([{"role": "user", "content": content}], [tiny.frame()] * frames)
+
+
+@pytest.mark.parametrize("frames", [0, 1, 3])
+def test_pieces_joined_are_the_generated_text(weights, frames):
+    model, encoder = weights
+    asked = inputs(encoder, frames=frames)
+    whole = model.generate(**asked, max_new_tokens=40, do_sample=False)[0, asked["input_ids"].shape[1] :]
+    pieces = list(Writer(model, encoder.decode).stream(asked, max_new_tokens=40))
+    assert "".join(piece.text for piece in pieces) == encoder.decode(whole).rstrip("\ufffd")
+    assert pieces[-1].new_tokens == len(whole)
+    assert [piece.stopped_by for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+
+
+class Dictating:
+    """A model that "generates" given ids, one by one: what a character split over tokens looks like."""
+
+    def __init__(self, ids, eos):
+        self._ids = ids
+        self.generation_config = type("Config", (), {"eos_token_id": eos})()
+
+    def generate(self, *, streamer, **options):
+        streamer.put(torch.tensor([[0]]))
+        for token in self._ids:
+            time.sleep(0.002)
+            streamer.put(torch.tensor([token]))
+        streamer.end()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["甲状腺左叶见低回声结节，大小约7mm×5mm。", "A nodule of 7 × 5 mm.\n\nImpression: 🩺 naïve", "a", ""],
+)
+def test_no_half_character_is_ever_shown(weights, text):
+    _, encoder = weights
+    ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    model = Dictating([*ids, encoder.tokenizer.eos_token_id], encoder.tokenizer.eos_token_id)
+    pieces = list(Writer(model, encoder.decode).stream({}, max_new_tokens=500))
+    assert "".join(piece.text for piece in pieces) == text  # and the end-of-turn token is not part of it
+    assert all("\ufffd" not in piece.text for piece in pieces)
+    assert pieces[-1].stopped_by == "end"
+
+
+def test_a_character_cut_by_the_limit_is_dropped(weights):
+    _, encoder = weights
+    ids = encoder.tokenizer("正常🩺", add_special_tokens=False)["input_ids"]
+    pieces = list(Writer(Dictating(ids[:-1], 0), encoder.decode).stream({}, max_new_tokens=len(ids) - 1))
+    assert "".join(piece.text for piece in pieces) == "正常"
+    assert pieces[-1].stopped_by == "length"
+
+
+def test_closing_stops_within_one_token_and_frees_the_model(weights):
+    model, encoder = weights
+    counting = tiny.Watched(model, slow=0.02)
+    stream = Writer(counting, encoder.decode).stream(inputs(encoder), max_new_tokens=1000)
+    while next(stream).new_tokens < 3:
+        pass
+    seen = counting.steps
+    stream.close()
+    assert counting.running == 0  # the thread is over when close returns
+    assert (
+        counting.steps <= seen + 2
+    )  # the token under way, and at most one that was finished while we counted
+
+
+def test_an_exception_in_the_thread_reaches_the_reader(weights):
+    model, encoder = weights
+    writer = Writer(tiny.Watched(model, fails_at=4), encoder.decode)
+    with pytest.raises(LookupError, match="on fire"):
+        list(writer.stream(inputs(encoder), max_new_tokens=20))
+    model_again = writer._model
+    model_again._fails_at = None
+    assert list(writer.stream(inputs(encoder), max_new_tokens=5))[-1].new_tokens == 5
+
+
+def test_a_reader_who_waits_hears_a_heartbeat_and_can_leave(weights):
+    model, encoder = weights
+    writer = Writer(tiny.Watched(model, slow=0.02), encoder.decode)
+    first = writer.stream(inputs(encoder), max_new_tokens=1000)
+    next(first)
+    second = writer.stream(inputs(encoder), max_new_tokens=5)
+    assert next(second).text == ""  # waiting, not blocked
+    second.close()
+    first.close()
+    assert list(writer.stream(inputs(encoder), max_new_tokens=5))[-1].new_tokens == 5
+
+
+def test_two_readers_take_turns_and_read_what_one_alone_would(weights):
+    model, encoder = weights
+    asked = [inputs(encoder, "甲状腺", frames=1), inputs(encoder, "Is there a nodule?", frames=2)]
+    alone = [read(Writer(model, encoder.decode), each) for each in asked]
+    counting = tiny.Watched(model, slow=0.002)
+    writer = Writer(counting, encoder.decode)
+    together = [None] * 6
+    threads = [
+        threading.Thread(target=lambda n=n: together.__setitem__(n, read(writer, asked[n % 2])))
+        for n in range(len(together))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone * 3
+    assert counting.most_running == 1
+
+
+def read(writer, asked):
+    return "".join(piece.text for piece in writer.stream(asked, max_new_tokens=20))
+
+
+def test_sampling_repeats_with_its_seed_and_greedy_ignores_it(weights):
+    model, encoder = weights
+    writer = Writer(model, encoder.decode)
+
+    def text(**options):
+        return "".join(piece.text for piece in writer.stream(inputs(encoder), max_new_tokens=20, **options))
+
+    assert text(temperature=2.0, seed=1) == text(temperature=2.0, seed=1)
+    assert text(temperature=2.0, seed=1) != text(temperature=2.0, seed=2)
+    assert text(seed=1) == text(seed=2)
+
+
+def test_the_line_serves_in_order_of_arrival():
+    line = Line()
+    first, second, third = line.join(), line.join(), line.join()
+    assert line.wait(first, 0)
+    assert not line.wait(third, 0)
+    line.leave(second)  # from the middle
+    line.leave(first)
+    assert line.wait(third, 0)

@@ -1,0 +1,155 @@
+"""A whole recipe at the smallest size: from the simulator to a folder that opens and answers; each stage
+teaches only what it names; a run that was stopped goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from assistants.base import Turn, open_assistant
+from imaging.files import load_frames
+from training import run as running
+from training.conversation import Conversations, SeenImages, SeenTower
+from training.recipe import Lora, RecipeError, read_recipe
+from training.stages import MIXTURE, freeze, with_lora
+
+RECIPE = Path(__file__).parents[1] / "training/recipes/demo_echovlm.yaml"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The demo recipe at toy size: two steps a stage."""
+    folder = tmp_path_factory.mktemp("run")
+    raw = yaml.safe_load(RECIPE.read_text("utf-8"))
+    raw |= {"weights": str(folder / "weights"), "vocabulary": 600, "precision": "no"}
+    raw["simulate"] |= {"cases": 4, "rows": 1, "workers": 1, "quiet": True}
+    raw["held_out"] |= {"cases": 3, "workers": 1, "quiet": True}
+    raw["vision"] |= {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    raw["text"] |= {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    raw["text"] |= {"num_attention_heads": 1, "num_key_value_heads": 1}
+    raw["mixture"] |= {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 64}
+    for stage in raw["stages"]:
+        stage["schedule"] |= {"steps": 2, "batch_size": 2, "checkpoint_every": 1}
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return folder, read_recipe(path)
+
+
+@pytest.fixture(scope="module")
+def weights(small) -> Path:
+    folder, recipe = small
+    return running.run(recipe, folder / "output", say=lambda line: None)
+
+
+def test_the_finished_folder_opens_and_answers(small, weights):
+    folder, _ = small
+    assistant = open_assistant("echovlm", str(weights), device="cpu")
+    image = next((folder / "output/cases/images").iterdir())
+    *_, reply = assistant.stream(Turn("", tuple(load_frames([image])), "report", None, "zh"))
+    assert reply.finished and reply.prompt_tokens > 64
+    assert all(shard.stat().st_size < 9_000_000 for shard in weights.glob("*.safetensors"))
+
+
+def test_a_second_run_does_nothing_again(small, weights, monkeypatch):
+    folder, recipe = small
+    monkeypatch.setattr(running, "train", lambda *_, **__: pytest.fail("trained again"))
+    said = []
+    running.run(replace(recipe, weights=str(folder / "again")), folder / "output", say=said.append)
+    assert [line for line in said if "done before" in line] == [
+        f"{stage.name}: done before" for stage in recipe.stages
+    ]
+
+
+@pytest.fixture
+def parts(small, weights):
+    folder, recipe = small
+    cases = running.read_cases(folder / "output/cases/cases.jsonl")
+    encoder = running.make_encoder(recipe, cases)
+    dense = running.dense_model(recipe, encoder)
+    torch.manual_seed(0)
+    return recipe, cases, encoder, running.EchoVLMForConditionalGeneration.from_dense(dense, **recipe.mixture)
+
+
+def test_stage_one_gives_gradients_to_the_mixture_alone(parts):
+    _, cases, encoder, model = parts
+    freeze(model, MIXTURE)
+    task = Conversations("t", model, encoder, cases, None)
+    task.loss(task.batch([0], running.np.random.default_rng(0)))[0].backward()
+    learned = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert learned and all(".mlp." in name and ".mlp.ffn." not in name for name in learned)
+    assert {name for name, _ in model.named_parameters() if MIXTURE.search(name)} == learned
+
+
+def test_stage_two_is_lora_on_the_base_and_all_of_the_mixture(parts):
+    recipe, _, _, model = parts
+    wrapped = with_lora(model, recipe.stages[-1].lora, seed=0)
+    learns = {name for name, p in wrapped.named_parameters() if p.requires_grad}
+    for part in ("visual.blocks.0.attn.qkv", "visual.merger.mlp.0", "self_attn.q_proj"):
+        assert any(part in name and "lora_" in name for name in learns), part
+    assert all("lora_" in name or MIXTURE.search(name) for name in learns)
+    assert not any("patch_embed" in name or "embed_tokens" in name for name in learns)
+    assert any(".experts." in name for name in learns)
+
+
+def test_only_the_answers_are_learned(parts):
+    _, cases, encoder, model = parts
+    task = Conversations("t", model, encoder, cases, None)
+    batch = task.batch([0, 1], running.np.random.default_rng(4))
+    for row in range(2):
+        labels = batch["labels"][row]
+        text = encoder.tokenizer.decode(batch["input_ids"][row][labels != -100])
+        picked = [case for case in task.examinations[row] if case.answer in text]
+        assert picked and text.count("<|im_end|>") == len(picked)
+        rest = "".join(case.answer + "<|im_end|>" for case in picked)
+        assert sorted(rest) == sorted(text)
+
+
+def test_seen_images_stand_in_for_the_tower(parts, tmp_path):
+    _, cases, encoder, model = parts
+    model.eval()
+    live = Conversations("t", model, encoder, cases, None)
+    batch = live.batch([1], running.np.random.default_rng(2))
+    loss = live.loss(batch)[0]
+    tower = model.model.visual
+    seen = SeenImages(tmp_path, tower, encoder, cases)
+    model.model.visual = SeenTower(tower)
+    stored = Conversations("t", model, encoder, cases, seen)
+    same = stored.batch([1], running.np.random.default_rng(2))
+    assert torch.equal(same["input_ids"], batch["input_ids"])
+    assert float(stored.loss(same)[0].detach()) == pytest.approx(float(loss.detach()), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sed": 3}, "sed: unknown key"),
+        ({"stages": []}, "stages: at least one"),
+        ({"stages": [{"name": "x", "kind": "magic"}]}, r"stages\[0\].kind: 'magic'"),
+        (
+            {"stages": [{"name": "x", "kind": "moe", "schedule": {"step": 1}}]},
+            r"stages\[0\].schedule.step: unknown",
+        ),
+        ({"stages": [{"name": "x", "kind": "moe", "schedule": {"steps": 1}}]}, r"schedule: .*batch_size"),
+    ],
+)
+def test_a_wrong_recipe_names_the_key(tmp_path, change, message):
+    raw = yaml.safe_load(RECIPE.read_text("utf-8")) | change
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(path)
+
+
+def test_every_recipe_in_the_repository_reads():
+    for path in RECIPE.parent.glob("*.yaml"):
+        assert read_recipe(path).stages
+
+
+def test_lora_numbers_are_the_papers():
+    lora = read_recipe(RECIPE).stages[-1].lora
+    assert (lora.rank, lora.alpha, lora.dropout) == (8, 16, 0.05)
+    assert isinstance(lora, Lora)

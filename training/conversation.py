@@ -1,0 +1,133 @@
+"""Teach a vision-language model to answer: cases become conversations, and only the answers are learned.
+
+All rows of one examination share its images, so a sample is a short conversation about one examination: one
+to `MOST_TURNS` of its report, diagnosis and questions in random order, as a clinician would ask them one
+after another. Half of the requests are put in the assistant's standard wording (what the page sends when
+nothing is typed), half in the case's own. The prompt is built by the assistant itself: what is trained is
+what the clinician's question becomes.
+
+While the vision tower is frozen, its output for every image is computed once and kept (`SeenImages`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from assistants.base import Reply, Turn
+from assistants.echovlm.prompts import build_messages
+from imaging.case import Case
+from imaging.files import load_frames
+from models.encoding import Encoder, Tensors
+
+MOST_TURNS = 3
+STANDARD_WORDING = 0.5
+
+
+class Conversations:
+    """A `training.loop.Stage` over any Qwen2-VL-like model. One sample is one examination."""
+
+    def __init__(
+        self, name: str, model: nn.Module, encoder: Encoder, cases: Sequence[Case], seen: SeenImages | None
+    ):
+        groups: dict[tuple, list[Case]] = {}
+        for case in cases:
+            groups.setdefault(tuple(case.images), []).append(case)
+        self.examinations = list(groups.values())
+        self.name, self.module, self.encoder, self.seen = name, model, encoder, seen
+
+    def __len__(self) -> int:
+        return len(self.examinations)
+
+    def batch(self, indices: Sequence[int], rng: np.random.Generator) -> Tensors:
+        return self.encoder.pad([self._sample(self.examinations[i], rng) for i in indices], side="right")
+
+    def _sample(self, rows: list[Case], rng: np.random.Generator) -> Tensors:
+        picked = [rows[i] for i in rng.permutation(len(rows))[: rng.integers(1, MOST_TURNS + 1)]]
+        images = self._images(picked[0].images)
+        history: list[Turn | Reply] = []
+        for k, case in enumerate(picked):
+            history += [_turn(case, len(images["image_grid_thw"]) if k == 0 else 0, rng), Reply(case.answer)]
+        messages = build_messages(history[:-2], history[-2])
+        answer = {"role": "assistant", "content": [{"type": "text", "text": picked[-1].answer}]}
+        return self.encoder.encode_text([*messages, answer], images, learn=True)
+
+    def _images(self, paths: Sequence[Path]) -> Tensors:
+        return self.seen.tensors(paths) if self.seen else self.encoder.encode_images(load_frames(paths))
+
+    def loss(self, batch: Tensors) -> tuple[Tensor, dict[str, float]]:
+        device = next(self.module.parameters()).device
+        out = self.module(**{name: tensor.to(device) for name, tensor in batch.items()}, use_cache=False)
+        aux = getattr(out, "aux_loss", None)
+        return out.loss, {} if aux is None else {"balance": float(aux.detach())}
+
+
+def _turn(case: Case, images: int, rng: np.random.Generator) -> Turn:
+    """The case's request, or the assistant's standard wording; of the frames only the number matters here."""
+    standard = case.task in ("report", "diagnosis") and rng.random() < STANDARD_WORDING
+    return Turn(
+        text="" if standard else case.question,
+        frames=(None,) * images,
+        task=case.task,
+        organ=case.organ if standard and rng.random() < 0.5 else None,
+        language=case.language,
+    )
+
+
+class SeenImages:
+    """What a frozen vision tower says about every image, computed once: a float16 file beside an index in
+    memory."""
+
+    def __init__(self, folder: Path, tower: nn.Module, encoder: Encoder, cases: Sequence[Case]):
+        """Compute what is missing under `folder`, with a progress bar; `tower` must not change afterwards."""
+        self.paths = sorted({path for case in cases for path in case.images})
+        self.index = {path: i for i, path in enumerate(self.paths)}
+        folder.mkdir(parents=True, exist_ok=True)
+        first = self._look(tower, encoder, self.paths[:1])
+        shape = (len(self.paths), *first[0].shape)
+        self.grid = encoder.encode_images(load_frames(self.paths[:1]))["image_grid_thw"][0]
+        done = folder / "seen.npy"
+        if not done.exists():
+            writing = np.lib.format.open_memmap(folder / "seen.writing.npy", "w+", np.float16, shape)
+            for i in tqdm(range(0, len(self.paths), 32), desc="vision features", mininterval=10):
+                writing[i : i + 32] = self._look(tower, encoder, self.paths[i : i + 32])
+            writing.flush()
+            (folder / "seen.writing.npy").rename(done)
+        self.features = np.load(done, mmap_mode="r")  # [images, tokens, width]
+        if self.features.shape != shape:
+            raise ValueError(
+                f"{done} holds {self.features.shape}, the cases need {shape}; delete it and start again"
+            )
+
+    @staticmethod
+    @torch.no_grad()
+    def _look(tower: nn.Module, encoder: Encoder, paths: Sequence[Path]) -> np.ndarray:
+        images = encoder.encode_images(load_frames(paths))
+        with torch.autocast(next(tower.parameters()).device.type, torch.bfloat16):
+            out = tower(images["pixel_values"], grid_thw=images["image_grid_thw"]).pooler_output
+        return out.reshape(len(paths), -1, out.shape[-1]).to(torch.float16).cpu().numpy()
+
+    def tensors(self, paths: Sequence[Path]) -> Tensors:
+        """Stand-ins for `Encoder.encode_images`: `pixel_values` already hold what the tower would make of
+        them."""
+        rows = np.concatenate([self.features[self.index[path]] for path in paths]).astype(np.float32)
+        return {"pixel_values": torch.from_numpy(rows), "image_grid_thw": self.grid.repeat(len(paths), 1)}
+
+
+class SeenTower(nn.Module):
+    """Stands in for a vision tower whose output is known: hands on what `SeenImages` stored."""
+
+    def __init__(self, tower: nn.Module):
+        super().__init__()
+        self.spatial_merge_size = tower.spatial_merge_size
+        self.dtype = torch.float32
+
+    def forward(self, hidden_states: Tensor, grid_thw: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states)
