@@ -65,7 +65,7 @@ class Chat:
             allow_tags=False,
             feedback_options=None,
             allow_file_downloads=False,
-            group_consecutive_messages=True,
+            group_consecutive_messages=False,
             watermark=f"{text('watermark', 'zh')} {text('watermark', 'en')}",
         )
 
@@ -85,47 +85,69 @@ class Chat:
             stop_btn=False,
         )
         self.status = gr.HTML(both("hint"), elem_id=f"{self.name}-status", elem_classes="status")
+        self.received = gr.State(False)  # whether `receive` put a question there for `answer`
 
     def wire(self, language: gr.components.Component, choices: Sequence[gr.components.Component]) -> None:
         """Connect the events. `language` holds the page's language, `choices` what `make_turn` also wants."""
         shown = [self.bubbles, self.box, self.status]
         private = {"api_visibility": "private", "show_progress": "hidden"}
         running = {"concurrency_limit": AT_ONCE, "concurrency_id": self.name, **private}
+        flagged = [*shown, self.received]
         asked = self.box.submit(
-            self.ask, [self.box, self.bubbles, language, *choices], shown, trigger_mode="once", **running
+            self.receive,
+            [self.box, self.bubbles, language, *choices],
+            flagged,
+            trigger_mode="once",
+            **running,
         )
+        answered = asked.then(self.answer, [self.received, self.bubbles, language], flagged, **running)
         again = self.bubbles.retry(self.retry, [self.bubbles, language], shown, **running)
         edited = self.bubbles.edit(self.edit, [self.bubbles, language], shown, **running)
-        at_work = [asked, again, edited]
+        at_work = [asked, answered, again, edited]
         self.box.stop(self.stopped, None, shown[1:], cancels=at_work, queue=False, **private)
         self.bubbles.undo(self.undo, self.bubbles, shown, cancels=at_work, queue=False, **private)
         self.bubbles.clear(self.cleared, None, shown[1:], cancels=at_work, queue=False, **private)
 
     # What a person does. Each is an event's function; the generators yield updates and never raise.
 
-    def ask(self, message: dict, bubbles: list[Bubble], language: str, *choices) -> Iterator[Update]:
-        """Send what stands in the box. When a file cannot be read, everything stays in the box."""
-        yield from self._never_raise(self._ask(message, bubbles, language, *choices), language)
+    def receive(self, message: dict, bubbles: list[Bubble], language: str, *choices) -> Iterator[Update]:
+        """Take what stands in the box into the conversation; when a file cannot be read, leave it all there.
+
+        A step of its own, before `answer`: when one event empties the box and then goes on, a browser that
+        gets both updates at once may keep the files.
+        """
+        yield {
+            self.received: False,
+            self.box: gr.MultimodalTextbox(**_BUSY),
+            self.status: both("status_reading"),
+        }
+        yield from self._never_raise(self._receive(message, bubbles, language, *choices), language)
+
+    def answer(self, received: bool, bubbles: list[Bubble], language: str) -> Iterator[Update]:
+        """Answer what was received."""
+        yield {self.received: False}
+        if received:
+            yield from self._never_raise(self._answer(bubbles, language), language)
 
     def retry(self, bubbles: list[Bubble], language: str, event: gr.RetryData) -> Iterator[Update]:
-        """Answer the same question again, from the words and images in its bubble."""
-        question = display.last_question(bubbles, _row(event.index))
-        yield from self._never_raise(self._answer(bubbles[: question + 1], language), language)
+        """Answer the same question again, from the words and images in its bubbles."""
+        _, asked = display.question_at(bubbles, _row(event.index))
+        yield from self._never_raise(self._answer(bubbles[: asked + 1], language), language)
 
     def edit(self, bubbles: list[Bubble], language: str, event: gr.EditData) -> Iterator[Update]:
         """Answer a question whose words were changed; what came after it goes."""
-        question = display.last_question(bubbles, _row(event.index))
-        reworded = {"role": "user", "content": [*display.pictures(bubbles[question]), str(event.value)]}
-        yield from self._never_raise(self._answer([*bubbles[:question], reworded], language), language)
+        _, asked = display.question_at(bubbles, _row(event.index))
+        reworded = {"role": "user", "content": str(event.value)}
+        yield from self._never_raise(self._answer([*bubbles[:asked], reworded], language), language)
 
     def undo(self, bubbles: list[Bubble], event: gr.UndoData) -> Update:
         """Take a question back into the box, with its images."""
-        question = display.last_question(bubbles, _row(event.index))
-        taken = bubbles[question]
-        files = [picture["path"] for picture in display.pictures(taken)]
-        content = {"text": display.words(taken), "files": files}
+        begins, asked = display.question_at(bubbles, _row(event.index))
+        taken = bubbles[begins : asked + 1]
+        files = [picture["path"] for bubble in taken for picture in display.pictures(bubble)]
+        content = {"text": display.words(bubbles[asked]), "files": files}
         return {
-            self.bubbles: bubbles[:question],
+            self.bubbles: bubbles[:begins],
             self.box: gr.MultimodalTextbox(content, **_IDLE),
             self.status: both("hint"),
         }
@@ -138,17 +160,16 @@ class Chat:
 
     # What follows from it.
 
-    def _ask(self, message: dict, bubbles: list[Bubble], language: str, *choices) -> Iterator[Update]:
-        yield {self.box: gr.MultimodalTextbox(**_BUSY), self.status: both("status_reading")}
+    def _receive(self, message: dict, bubbles: list[Bubble], language: str, *choices) -> Iterator[Update]:
         frames = read_uploads(message["files"])
         if not frames and not any(display.pictures(bubble) for bubble in bubbles):
             yield self._ready(_problem(both("no_image")))
             return
         turn = self.make_turn(message["text"], tuple(frames), *choices)
         assistant = yield from self._wait_for_weights()
-        question = display.user_bubble(assistant.request(turn), frames, language)
-        yield {self.box: gr.MultimodalTextbox({"text": "", "files": []}, **_BUSY)}
-        yield from self._answer([*bubbles, question], language)
+        question = display.question_bubbles(assistant.request(turn), frames, language)
+        emptied = gr.MultimodalTextbox({"text": "", "files": []}, **_BUSY)
+        yield {self.bubbles: [*bubbles, *question], self.box: emptied, self.received: True}
 
     def _answer(self, bubbles: list[Bubble], language: str) -> Iterator[Update]:
         """Stream the answer to the last bubble."""

@@ -31,13 +31,17 @@ class Expired(FileNotFoundError):
     """An image of the conversation is no longer there: uploads live for an hour."""
 
 
-def user_bubble(request: str, frames: Sequence[Frame], language: str) -> Bubble:
-    """What was asked: one picture per frame, written to the upload folder, then the words."""
+def question_bubbles(request: str, frames: Sequence[Frame], language: str) -> list[Bubble]:
+    """What was asked: the frames as pictures, written to the upload folder, then the words.
+
+    Two bubbles, because Gradio's editor breaks on one that holds both.
+    """
     pictures = [
         {"path": _save(frame), "alt_text": f"{text('image', language, number=number)}: {_name(frame)}"}
         for number, frame in enumerate(frames, start=1)
     ]
-    return {"role": "user", "content": [*pictures, request]}
+    shown = [{"role": "user", "content": pictures}] if pictures else []
+    return [*shown, {"role": "user", "content": request}]
 
 
 def answer_bubbles(reply: Reply, images: int, language: str) -> list[Bubble]:
@@ -68,22 +72,36 @@ def unfamiliar(indices: Sequence[int], images: int, language: str) -> str:
 
 
 def conversation(bubbles: Sequence[Bubble]) -> tuple[list[Turn | Reply], Turn]:
-    """What was said before and the turn to answer now; `bubbles` end with the user's.
+    """What was said before and the turn to answer now; `bubbles` end with the words of a question.
 
     Raises Expired when an image is gone, and ForeignFile for one that was never uploaded.
     """
-    said = [_heard(bubble) for bubble in bubbles if not is_aside(bubble)]
+    said: list[Turn | Reply] = []
+    frames: list[Frame] = []
+    for bubble in bubbles:
+        if bubble["role"] == "user":
+            frames += [_read(picture) for picture in pictures(bubble)]
+            if spoken := words(bubble):
+                said.append(Turn(spoken, tuple(frames), language=language_of(spoken) or "en"))
+                frames = []
+        elif not _is_aside(bubble):
+            said.append(Reply(words(bubble), finished=True))
     return said[:-1], said[-1]
 
 
-def is_aside(bubble: Bubble) -> bool:
+def question_at(bubbles: Sequence[Bubble], index: int) -> tuple[int, int]:
+    """The last question at or before `index`: where it begins, pictures first, and where its words are."""
+    asked = max(
+        n for n, bubble in enumerate(bubbles[: index + 1]) if bubble["role"] == "user" and words(bubble)
+    )
+    begins = asked
+    while begins and bubbles[begins - 1]["role"] == "user" and not words(bubbles[begins - 1]):
+        begins -= 1
+    return begins, asked
+
+
+def _is_aside(bubble: Bubble) -> bool:
     return (bubble.get("metadata") or {}).get("id") == ASIDE
-
-
-def last_question(bubbles: Sequence[Bubble], index: int | None = None) -> int:
-    """Where the user's last bubble stands, at or before `index`."""
-    upto = len(bubbles) - 1 if index is None else index
-    return max(n for n, bubble in enumerate(bubbles[: upto + 1]) if bubble["role"] == "user")
 
 
 def words(bubble: Bubble) -> str:
@@ -100,13 +118,6 @@ def pictures(bubble: Bubble) -> list[dict]:
         elif "path" in part:
             found.append(part)
     return found
-
-
-def _heard(bubble: Bubble) -> Turn | Reply:
-    if bubble["role"] == "assistant":
-        return Reply(words(bubble), finished=True)
-    frames = tuple(_read(picture) for picture in pictures(bubble))
-    return Turn(words(bubble), frames, language=language_of(words(bubble)) or "en")
 
 
 def _parts(bubble: Bubble) -> list[dict]:

@@ -23,7 +23,12 @@ _FONT = ["system-ui", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Not
 
 
 class Page(gr.Blocks):
-    """Blocks that look at every request before Gradio acts on the files it names."""
+    """Blocks that check each request before Gradio acts on the files it names, and forget uploads in time."""
+
+    def launch(self, *args, **kwargs):
+        launched = super().launch(*args, **kwargs)
+        privacy.start_deleting()
+        return launched
 
     async def preprocess_data(self, block_fn, inputs: list[Any], *args, **kwargs):
         try:
@@ -38,7 +43,6 @@ def compose(openings: Mapping[str, Opening]) -> Page:
     with Page(
         title="超声助手 · Ultrasound Assistant",
         analytics_enabled=False,
-        delete_cache=(privacy.CHECK_SECONDS, privacy.KEPT_SECONDS),
         fill_width=True,
         elem_id="page",
     ) as page:

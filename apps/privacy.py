@@ -14,8 +14,11 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import warnings
+from collections.abc import Collection
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 KEPT_SECONDS = 3600  # an upload's life; looked at every CHECK_SECONDS
@@ -48,6 +51,33 @@ LAUNCH = {  # for Blocks.launch
     "ssr_mode": False,
     "mcp_server": False,
 }
+
+
+def start_deleting() -> None:
+    """Watch the upload folder and delete what has been there for KEPT_SECONDS, all but what is there now.
+
+    Gradio's `delete_cache` forgets the files of a component that an event has updated; this looks at
+    the folder.
+    """
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    ours = {path for path in folder.rglob("*") if path.is_file()}
+
+    def watch():
+        while True:
+            time.sleep(CHECK_SECONDS)
+            delete_older(folder, KEPT_SECONDS, keep=ours)
+
+    Thread(target=watch, name="delete uploads", daemon=True).start()
+
+
+def delete_older(folder: Path, seconds: float, *, keep: Collection[Path] = ()) -> None:
+    """Delete the files under `folder` that were last written more than `seconds` ago."""
+    for path in folder.rglob("*"):
+        try:
+            if path.is_file() and path not in keep and time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
+        except FileNotFoundError:  # someone else was faster
+            continue
 
 
 class ForeignFile(PermissionError):

@@ -24,6 +24,7 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 are the f
 KEEP_WHOLE = 0.85  # a crop that keeps this share of the area is not worth making
 SCREEN = 300  # pixels; a picture with no side as long is no screen: somebody has cut and scaled it already
 TOO_SMALL = 0.15  # a "sector" below this share of the screen is more likely a mistake
+TOO_MUCH_OUTSIDE = 1 / 3  # of the thick lit area inside the box: then the wrong thing was found
 BLOCKS = 256  # the longer side is looked at as about this many square blocks
 THICK = 0.035  # of the longer side; text and bars are thinner, tissue is thicker
 SQUARE = np.ones((3, 3), dtype=bool)
@@ -54,21 +55,33 @@ def find_sector(pixels: np.ndarray) -> Box | None:
         return None
     step = -(-max(height, width) // BLOCKS)
     grey = np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
-    grey = grey[: height // step * step, : width // step * step]
+    box = _block_box(grey[: height // step * step, : width // step * step], step)
+    if box is None:
+        return None
+    x1, y1, x2, y2 = (int(edge) * step for edge in box)
+    # The last block may leave a few pixels over.
+    return x1, y1, width if x2 + step > width else x2, height if y2 + step > height else y2
+
+
+def _block_box(grey: np.ndarray, step: int) -> Box | None:
+    """The tissue's box in blocks of `step` x `step` pixels of `grey` [h * step, w * step], with a margin."""
     background = _dark_background(grey)
     if background is None:
         return None
-    cores = _cores(grey, background, step)  # [h, w] blocks
+    cores = _cores(grey, background, step)  # [h, w]
     if not cores.any() or _runs_out_of_picture(cores):
         return None
-    tissue = _grown(cores, _block_mean(grey > background + 2, step))
+    lit = _block_mean(grey > background + 2, step)
+    thick = _opened(ndimage.binary_closing(lit > 0.8, SQUARE), THICK * max(lit.shape))
+    tissue = _grown(cores, thick, lit)
     rows, columns = np.flatnonzero(tissue.any(axis=1)), np.flatnonzero(tissue.any(axis=0))
     margin = max(1, round(0.015 * max(tissue.shape)))
-    x1, x2 = max(0, columns[0] - margin) * step, min(width, (columns[-1] + 1 + margin) * step)
-    y1, y2 = max(0, rows[0] - margin) * step, min(height, (rows[-1] + 1 + margin) * step)
-    if (x2 - x1) * (y2 - y1) < TOO_SMALL * height * width:
+    x1, x2 = max(0, columns[0] - margin), min(tissue.shape[1], columns[-1] + 1 + margin)
+    y1, y2 = max(0, rows[0] - margin), min(tissue.shape[0], rows[-1] + 1 + margin)
+    inside = thick[y1:y2, x1:x2].sum()
+    if (x2 - x1) * (y2 - y1) < TOO_SMALL * tissue.size or thick.sum() - inside > TOO_MUCH_OUTSIDE * inside:
         return None
-    return int(x1), int(y1), int(x2), int(y2)
+    return x1, y1, x2, y2
 
 
 def _dark_background(grey: np.ndarray) -> int | None:
@@ -101,12 +114,12 @@ def _cores(grey: np.ndarray, background: int, step: int) -> np.ndarray:
     return np.isin(labels, in_line[in_line > 0])
 
 
-def _grown(cores: np.ndarray, lit: np.ndarray) -> np.ndarray:
-    """`cores` and what is lit beside them: without end where it is as thick (tissue can be flat, too), and
-    a little way, though not through strokes as thin as text, where it is thin or faint."""
+def _grown(cores: np.ndarray, thick: np.ndarray, lit: np.ndarray) -> np.ndarray:
+    """`cores` and what is lit beside them: without end where it is `thick` (tissue can be flat, too), and a
+    little way, though not through strokes as thin as text, where it is thin or faint.
+    """
     side = max(cores.shape)
-    bright = _opened(ndimage.binary_closing(lit > 0.5, SQUARE), THICK * side)
-    tissue = ndimage.binary_propagation(cores, SQUARE, mask=bright | cores)
+    tissue = ndimage.binary_propagation(cores, SQUARE, mask=thick | cores)
     faint = _opened(ndimage.binary_closing(lit > 0.3, SQUARE), 0.45 * THICK * side)
     return ndimage.binary_dilation(tissue, SQUARE, iterations=max(2, round(0.06 * side)), mask=faint | tissue)
 

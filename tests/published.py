@@ -1,7 +1,7 @@
 """Checkpoints in the layout of the published EchoVLM with random weights, and what they should compute.
 
-The tensor names are written out here from the authors' files, not taken from the code under test; the reference is
-the library's dense Qwen2-VL with a feed-forward that evaluates every expert on every token and masks the sum.
+The tensor names are written out here from the authors' files, not taken from the code under test; the reference
+is the library's dense Qwen2-VL with a feed-forward that evaluates every expert on every token and masks the sum.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def save(folder: Path, config: dict, tensors: dict[str, Tensor], *, shards: int 
     index = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
-        save_file({name: tensors[name] for name in names[shard::shards]}, folder / file, metadata={"format": "pt"})
+        save_file(
+            {name: tensors[name] for name in names[shard::shards]}, folder / file, metadata={"format": "pt"}
+        )
         index |= dict.fromkeys(names[shard::shards], file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return folder
@@ -146,7 +148,9 @@ class DensePath(nn.Module):
         super().__init__()
         self.config = config
         prefix = f"model.layers.{layer}."
-        self.tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        self.tensors = {
+            name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
+        }
 
     def one(self, name: str, x: Tensor) -> Tensor:
         gate, up, down = (self.tensors[f"{name}.{part}_proj.weight"] for part in ("gate", "up", "down"))
@@ -157,7 +161,9 @@ class DensePath(nn.Module):
         gates, chosen = linear(x, named["moe.gate.weight"]).softmax(-1).topk(config["num_experts_per_tok"])
         if config["norm_topk_prob"]:
             gates = gates / gates.sum(-1, keepdim=True)
-        gates = (one_hot(chosen, config["num_experts"]) * gates[..., None]).sum(-2)  # [B, T, N], 0 if not chosen
+        gates = (one_hot(chosen, config["num_experts"]) * gates[..., None]).sum(
+            -2
+        )  # [B, T, N], 0 if not chosen
         moe = linear(x, named["moe.shared_expert_gate.weight"]).sigmoid() * self.one("moe.shared_expert", x)
         for expert in range(config["num_experts"]):
             moe = moe + gates[..., expert, None] * self.one(f"moe.experts.{expert}", x)
@@ -165,16 +171,22 @@ class DensePath(nn.Module):
         return mixing[..., 0, None] * moe + mixing[..., 1, None] * self.one("mlp", x)
 
 
+def newer_name(name: str) -> str:
+    """A published tensor name as newer versions of the library spell it."""
+    if name.startswith("visual."):
+        return f"model.{name}"
+    return name.replace("model.", "model.language_model.", 1)
+
+
 def reference(config: dict, tensors: dict[str, Tensor]) -> Qwen2VLForConditionalGeneration:
     """The library's Qwen2-VL on the same tensors, with `DensePath` in every layer."""
     dense = {key: value for key, value in config.items() if key not in (*MIXTURE, "output_router_logits")}
     model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**dense)).eval()
-    renamed = {}
-    for name, tensor in tensors.items():
-        if ".moe." not in name and ".coefficient." not in name:
-            new = "model." + name if name.startswith("visual") else name
-            new = new.replace("model.", "model.language_model.", 1) if name.startswith("model.") else new
-            renamed[new] = tensor
+    renamed = {
+        newer_name(name): tensor
+        for name, tensor in tensors.items()
+        if ".moe." not in name and ".coefficient." not in name
+    }
     if config["tie_word_embeddings"]:
         renamed["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     model.load_state_dict(renamed)

@@ -7,13 +7,13 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
 import pages
 import pytest
 import tiny
-from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
@@ -174,14 +174,22 @@ def test_programs_at_once_each_get_their_own_text(server, client, tmp_path):
 # ---- traces
 
 
-def test_uploads_and_decoded_frames_are_deleted(server, client, tmp_path):
+def test_old_uploads_are_deleted_and_young_ones_are_not(client, tmp_path):
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
-    client.predict([handle_file(pages.write_png(tmp_path, "old.png", seed=9))], "", api_name="/report")
-    assert list(folder.rglob("old.png"))
-    delete_files_created_by_app(server[1], age=0)
-    assert not list(folder.rglob("old.png"))
-    assert server[1].delete_cache == (privacy.CHECK_SECONDS, 3600)
-    assert privacy.CHECK_SECONDS <= 600
+    for name in ("old.png", "young.png"):
+        client.predict([handle_file(pages.write_png(tmp_path, name, len(name)))], "", api_name="/report")
+    (old,) = folder.rglob("old.png")
+    os.utime(old, (time.time() - 3601,) * 2)
+    (young,) = folder.rglob("young.png")
+    privacy.delete_older(folder, privacy.KEPT_SECONDS)
+    assert not old.exists() and young.exists()
+    privacy.delete_older(folder, -1, keep={young})
+    assert [path for path in folder.rglob("*") if path.is_file()] == [young]
+
+
+def test_the_promise_of_an_hour_is_kept_by_a_thread(server):
+    assert "delete uploads" in [thread.name for thread in threading.enumerate()]
+    assert privacy.KEPT_SECONDS == 3600 and privacy.CHECK_SECONDS <= 600
 
 
 def test_the_upload_folder_is_ours_alone():
@@ -267,9 +275,10 @@ def conversation(assistant):
 
 def send(chat, files=(), words="", bubbles=(), language_="en"):
     message = {"text": words, "files": list(files)}
-    updates = list(chat.ask(message, list(bubbles), language_, "report", "any", language_))
-    final = {}
-    for update in updates:
+    final = {chat.bubbles: list(bubbles)}
+    for update in chat.receive(message, list(bubbles), language_, "report", "any", language_):
+        final |= update
+    for update in chat.answer(final[chat.received], final[chat.bubbles], language_):
         final |= update
     return final
 
@@ -292,16 +301,19 @@ def test_an_answer_fills_a_bubble_and_hands_the_box_back(upload):
     )
     chat = conversation(assistant)
     final = send(chat, [upload])
-    assert [bubble["role"] for bubble in final[chat.bubbles]] == ["user", "assistant"]
-    assert final[chat.bubbles][1]["content"] == "The liver."
-    assert display.words(final[chat.bubbles][0]) == "Please write a report based on these ultrasound images."
+    assert [bubble["role"] for bubble in final[chat.bubbles]] == ["user", "user", "assistant"]
+    assert [display.words(bubble) for bubble in final[chat.bubbles]] == [
+        "",
+        "Please write a report based on these ultrasound images.",
+        "The liver.",
+    ]
     assert idle(final, chat)
     again = send(chat, (), "Which lobe?", final[chat.bubbles])
     turn, history = assistant.asked[-1]
     assert turn.text == "Which lobe?" and turn.frames == ()
     assert [type(entry) for entry in history] == [Turn, Reply]
     assert (history[0].frames[0].pixels == assistant.asked[0][0].frames[0].pixels).all()
-    assert len(again[chat.bubbles]) == 4
+    assert len(again[chat.bubbles]) == 5
 
 
 @pytest.mark.parametrize(
@@ -318,7 +330,7 @@ def test_no_failure_leaves_the_page_dead(upload, error, says, language_):
     assert says[language_] in final[chat.status]
     assert 'role="alert"' in final[chat.status]
     assert "scan.png" not in final[chat.status]
-    assert final[chat.bubbles][1]["content"] == "The li"  # what was said stays
+    assert final[chat.bubbles][2]["content"] == "The li"  # what was said stays
     assert idle(final, chat)
 
 
@@ -329,7 +341,7 @@ def test_a_bad_file_loses_nothing(upload, tmp_path):
     chat = conversation(assistant)
     final = send(chat, [upload, str(bad)], "My long question")
     assert "notes.txt" in final[chat.status]
-    assert chat.bubbles not in final  # nothing was added
+    assert final[chat.bubbles] == []  # nothing was added
     assert idle(final, chat)
     assert "value" not in final[chat.box].constructor_args  # so it keeps its words and files
     assert assistant.asked == []
@@ -345,8 +357,8 @@ def test_a_notice_stands_above_a_meaningless_answer_and_is_not_sent_back(upload)
     assistant = Fixed(Reply("A report.", finished=True, stopped_by="end", unfamiliar=(0,)))
     chat = conversation(assistant)
     bubbles = send(chat, [upload])[chat.bubbles]
-    assert "the text below means nothing" in bubbles[1]["content"]
-    assert bubbles[2]["content"] == "A report."
+    assert "the text below means nothing" in bubbles[2]["content"]
+    assert bubbles[3]["content"] == "A report."
     send(chat, (), "And?", bubbles)
     assert [getattr(entry, "text", "")[:9] for entry in assistant.asked[-1][1]] == ["Please wr", "A report."]
 
@@ -374,9 +386,9 @@ def test_an_image_deleted_after_an_hour_is_said_so(upload):
 
 
 def test_a_bubble_cannot_name_a_foreign_file(tmp_path):
-    bubble = {"role": "user", "content": [{"path": pages.write_png(tmp_path), "alt_text": "x"}, "?"]}
+    bubble = {"role": "user", "content": [{"path": pages.write_png(tmp_path), "alt_text": "x"}]}
     with pytest.raises(privacy.ForeignFile):
-        display.conversation([bubble])
+        display.conversation([bubble, {"role": "user", "content": "?"}])
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import pages
 import pytest
 import tiny
-from gradio.route_utils import delete_files_created_by_app
 
+from apps import privacy
 from apps.opening import Opening
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here: pip install playwright")
@@ -139,7 +139,7 @@ def test_images_and_a_dicom_are_shown_and_answered(visit, files):
     assert shown.evaluate_all("images => images.map(image => image.alt)") == [
         f"Image {n}" for n in (1, 2, 3, 4)
     ]
-    assert "Please write a report" in visitor.page.locator("#report-chat .user-row").inner_text()
+    assert "Please write a report" in visitor.page.locator("#report-chat .user-row").last.inner_text()
     assert visitor.answers.last.inner_text().strip()
     assert re.search(r"First word after [\d.]+ s", visitor.status.inner_text())
     assert visitor.page.locator("#report-box .thumbnail-item").count() == 0
@@ -171,7 +171,7 @@ def test_stop_ends_generation_and_the_page_lives_on(visit, files, opening, monke
     visitor.attach(files[0])
     visitor.send("Go on for ever")
     visitor.answers.first.wait_for()
-    visitor.page.locator("#report-box [data-testid=stop-button]").click()
+    visitor.page.locator("#report-box .stop-button").click()
     visitor.page.get_by_text("Stopped.").wait_for()
     visitor.page.wait_for_function("document.querySelector('#report-box [data-testid=submit-button]')")
     for _ in range(100):
@@ -203,8 +203,10 @@ def test_retry_edit_and_undo(visit, files):
     assert visitor.page.locator("#report-chat .user-row img").count() == 1
     visitor.press("Undo")
     visitor.page.wait_for_function("document.querySelectorAll('#report-chat .message-row').length == 0")
-    assert visitor.box.input_value() == "How small is it?"
-    assert visitor.page.locator("#report-box .thumbnail-item").count() == 1
+    visitor.page.wait_for_function(
+        "document.querySelector('#report-box textarea').value == 'How small is it?'"
+    )
+    visitor.page.locator("#report-box .thumbnail-item").wait_for()
     visitor.box.press("Enter")
     visitor.wait_until_done()
 
@@ -313,8 +315,7 @@ def test_images_of_a_conversation_are_deleted_in_time(visit, files, server):
     visitor.send()
     visitor.wait_until_done()
     assert list(folder.rglob("frame.png"))
-    delete_files_created_by_app(server[1], age=0)
-    assert not [path.name for path in folder.rglob("*") if path.is_file()]
+    privacy.delete_older(folder, -1)
     visitor.send("And now?")
     visitor.page.locator("#report-status [role=alert]", has_text="deleted after an hour").wait_for()
     assert visitor.page.locator("#report-box [data-testid=submit-button]").count() == 1
@@ -345,11 +346,11 @@ def test_unfamiliar_images_carry_a_notice_above_the_answer(visit, files, opening
 
 def test_keyboard_alone_is_enough(visit, files):
     visitor = visit()
-    visitor.page.locator("#report-task input[value=report]").focus()
-    visitor.page.keyboard.press("ArrowRight")
+    visitor.page.locator("#report-task input[value=diagnosis]").focus()
+    visitor.page.keyboard.press("Space")
     assert visitor.page.locator("#report-task input[value=diagnosis]").is_checked()
     visitor.attach(files[0])
     visitor.box.focus()
     visitor.page.keyboard.press("Enter")
     visitor.wait_until_done()
-    assert "Please give the diagnosis" in visitor.page.locator(".user-row").inner_text()
+    assert "Please give the diagnosis" in visitor.page.locator(".user-row").last.inner_text()

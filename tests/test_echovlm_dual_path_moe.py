@@ -53,14 +53,18 @@ def paper(module, x):
     for token, experts in zip(x, chosen, strict=True):
         g = softmax(f[len(rows)][experts], -1)  # Eq. 4: over the chosen k alone
         rows.append(sum(g[i] * evaluate(module, e, token) for i, e in enumerate(experts.tolist())))
-    return alpha * module.ffn(x) + (1 - alpha) * (lambda_ * module.shared_expert(x) + torch.stack(rows))  # Eq. 3
+    return alpha * module.ffn(x) + (1 - alpha) * (
+        lambda_ * module.shared_expert(x) + torch.stack(rows)
+    )  # Eq. 3
 
 
 EQUATIONS = {"released": released, "paper": paper}
 
 
 @pytest.mark.parametrize("kernel", ["eager", "grouped_mm", "batched_mm"])
-@pytest.mark.parametrize("fields", [{}, {"norm_topk_prob": True}, {"num_experts": 7, "num_experts_per_tok": 3}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"norm_topk_prob": True}, {"num_experts": 7, "num_experts_per_tok": 3}]
+)
 @pytest.mark.parametrize("mixing", EQUATIONS)
 @torch.no_grad()
 def test_sparse_experts_equal_the_equations(mixing, fields, kernel):

@@ -1,8 +1,9 @@
-"""EchoVLM against a plain reference on other configurations than the authors' fixtures, and what generation and
-training ask of it."""
+"""EchoVLM against a plain reference on other configurations than the authors' fixtures have, and what generation
+and training ask of it.
+"""
 
-import pytest
 import published
+import pytest
 import tiny
 import torch
 from transformers import (
@@ -115,7 +116,11 @@ def test_cached_steps_equal_one_pass(model):
     batch = published.inputs((4, (4, 4), 6), (3, (2, 2), 6))
     whole = model(**batch).logits
     model(**published.inputs((3, (2, 8), 4)))  # another prompt in between leaves nothing behind
-    prompt = {**batch, "input_ids": batch["input_ids"][:, :-4], "attention_mask": batch["attention_mask"][:, :-4]}
+    prompt = {
+        **batch,
+        "input_ids": batch["input_ids"][:, :-4],
+        "attention_mask": batch["attention_mask"][:, :-4],
+    }
     result = model(**prompt)
     for step in range(-4, 0):
         end = whole.shape[1] + step + 1
@@ -282,7 +287,11 @@ def test_a_changed_configuration_cannot_leave_tensors_unfilled(tmp_path, dense):
 
 @pytest.mark.parametrize(
     "fields, message",
-    [({"mixing": "both"}, "released, paper"), ({"num_experts_per_tok": 5}, "num_experts_per_tok"), ({"num_experts": 0}, "Qwen2VL")],
+    [
+        ({"mixing": "both"}, "released, paper"),
+        ({"num_experts_per_tok": 5}, "num_experts_per_tok"),
+        ({"num_experts": 0}, "Qwen2VL"),
+    ],
 )
 def test_a_wrong_configuration_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):

@@ -111,10 +111,19 @@ DAMAGE = {
         [EXPERT.format(0, "gate") + " (15, 64), needed (16, 64)", EXPERT.format(3, "up")],
     ),
     "one router is too short": ({GATE: (3, 64)}, [GATE + " (3, 64), needed (4, 64)"]),
-    "no coefficient": ({"model.layers.0.coefficient.bias": None}, ["missing      model.layers.0.coefficient.bias"]),
+    "no coefficient": (
+        {"model.layers.0.coefficient.bias": None},
+        ["missing      model.layers.0.coefficient.bias"],
+    ),
     "no head, and not tied": ({"lm_head.weight": None}, ["missing      lm_head.weight"]),
-    "another vocabulary": ({"model.embed_tokens.weight": (90, 64)}, ["reshaped     model.embed_tokens.weight"]),
-    "a stranger": ({"model.layers.2.mlp.up_proj.weight": (80, 64)}, ["unexpected   model.layers.2.mlp.up_proj"]),
+    "another vocabulary": (
+        {"model.embed_tokens.weight": (90, 64)},
+        ["reshaped     model.embed_tokens.weight"],
+    ),
+    "a stranger": (
+        {"model.layers.2.mlp.up_proj.weight": (80, 64)},
+        ["unexpected   model.layers.2.mlp.up_proj"],
+    ),
     "half of the vision tower": (
         {"visual.blocks.0.attn.qkv.weight": None, "visual.merger.mlp.2.bias": None},
         ["visual.blocks.0.attn.qkv.weight", "visual.merger.mlp.2.bias"],
@@ -153,7 +162,7 @@ def test_a_published_config_over_dense_tensors(tmp_path, config, tensors):
 
 def test_another_model_altogether(tmp_path, config, tensors):
     folder = published.save(tmp_path, {"model_type": "bert", "architectures": ["BertModel"]}, tensors)
-    with pytest.raises(CheckpointError, match="BertModel, not an EchoVLM"):
+    with pytest.raises(CheckpointError, match="not hold an EchoVLM.*'bert'"):
         opened(folder)
 
 
@@ -173,7 +182,14 @@ def test_pickles_are_not_opened(tmp_path, config, tensors):
 
 def test_a_nested_config_with_the_mixture_beside_it(tmp_path, config, tensors):
     """As newer versions of the library write the authors' class."""
-    outer = ("vision_config", "architectures", "model_type", "image_token_id", *published.MIXTURE, "norm_topk_prob")
+    outer = (
+        "vision_config",
+        "architectures",
+        "model_type",
+        "image_token_id",
+        *published.MIXTURE,
+        "norm_topk_prob",
+    )
     inner = {key: value for key, value in config.items() if key not in outer}
     nested = {key: config[key] for key in outer} | {"text_config": {**inner, "model_type": "qwen2_vl_text"}}
     model = opened(published.save(tmp_path, nested, tensors))
@@ -183,16 +199,13 @@ def test_a_nested_config_with_the_mixture_beside_it(tmp_path, config, tensors):
 
 def test_newer_tensor_names_of_the_base_model(tmp_path, config, tensors):
     """Newer versions of the library may write model.language_model.… and model.visual.…"""
-    renamed = {}
-    for name, tensor in tensors.items():
-        new = "model." + name if name.startswith("visual") else name
-        renamed[new.replace("model.", "model.language_model.", 1) if name.startswith("model.") else new] = tensor
+    renamed = {published.newer_name(name): tensor for name, tensor in tensors.items()}
     model = opened(published.save(tmp_path, config, renamed))
     assert torch.equal(model.model.language_model.norm.weight, tensors["model.norm.weight"])
 
 
 def test_the_librarys_auto_class_would_drop_the_mixture(tmp_path, config, tensors):
-    """Why a published folder is opened through `models.checkpoint` or our class, never through an Auto class."""
+    """Why a published folder is opened by `models.checkpoint` or by our class, never by an Auto class."""
     folder = published.save(tmp_path, config, tensors)
     assert type(AutoModelForImageTextToText.from_pretrained(folder)) is Qwen2VLForConditionalGeneration
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from training import loop
-from training.loop import Schedule, indices_of, learning_rate_share, train
+from training.loop import Order, Schedule, learning_rate_share, train
 
 
 class Line:
     """Fit y = 3x + noise: a stage small enough to check to the last bit."""
 
     name = "line"
+    lengths = None
 
     def __init__(self, fail_at: int | None = None):
         torch.manual_seed(0)
@@ -86,11 +87,21 @@ def test_a_half_written_checkpoint_is_never_taken_for_a_whole_one(tmp_path, monk
     assert resumed.seen == 30  # the checkpoint of step 10 was still whole
 
 
-def test_every_sample_comes_once_an_epoch_and_processes_share_a_batch():
-    picked = np.concatenate([indices_of(step, 21, SCHEDULE) for step in range(3)])
-    assert sorted(picked) == list(range(21))
-    shares = [indices_of(0, 21, SCHEDULE, process, 2) for process in range(2)]
-    assert sorted(np.concatenate(shares)) == sorted(indices_of(0, 21, SCHEDULE))
+@pytest.mark.parametrize("lengths", [None, [1, 9, 4] * 7])
+def test_every_sample_comes_once_an_epoch_and_processes_share_a_batch(lengths):
+    order = Order(21, SCHEDULE, lengths)
+    for epoch in range(2):
+        picked = [order.indices(3 * epoch + step) for step in range(3)]
+        assert sorted(np.concatenate(picked)) == list(range(21))
+    shares = [order.indices(0, process, 2) for process in range(2)]
+    assert sorted(np.concatenate(shares)) == sorted(order.indices(0))
+    assert (Order(21, SCHEDULE, lengths).indices(5) == order.indices(5)).all()  # asked for out of turn
+
+
+def test_samples_of_like_length_share_a_batch():
+    order = Order(21, SCHEDULE, [1, 9, 4] * 7)
+    for step in range(3):
+        assert len({(1, 9, 4)[i % 3] for i in order.indices(step)}) == 1
 
 
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 0.001), (0.03, 1.0), (0.515, 0.5), (1.0, 0.0)])

@@ -41,6 +41,7 @@ class Conversations:
         for case in cases:
             groups.setdefault(tuple(case.images), []).append(case)
         self.examinations = list(groups.values())
+        self.lengths = [len(rows[0].images) for rows in self.examinations]
         self.name, self.module, self.encoder, self.seen = name, model, encoder, seen
 
     def __len__(self) -> int:

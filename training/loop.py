@@ -46,10 +46,12 @@ class Schedule:
 
 
 class Stage(Protocol):
-    """`module` holds what learns (parameters with requires_grad); `samples` can be indexed by `batch`."""
+    """`module` holds what learns (its parameters with requires_grad); `batch` takes numbers of samples;
+    `lengths`, where samples differ much in size, lets like ones share a batch."""
 
     name: str
     module: torch.nn.Module
+    lengths: Sequence[int] | None
 
     def __len__(self) -> int: ...
 
@@ -116,6 +118,7 @@ class _Ahead:
     def __init__(self, stage: Stage, schedule: Schedule, accelerator: Accelerator):
         self.stage, self.schedule = stage, schedule
         self.process, self.processes = accelerator.process_index, accelerator.num_processes
+        self.order = Order(len(stage), schedule, stage.lengths)
         self.pool = ThreadPoolExecutor(1)
         self.coming: dict[int, Future] = {}
 
@@ -126,20 +129,50 @@ class _Ahead:
         return batch
 
     def _make(self, step: int) -> Any:
-        indices = indices_of(step, len(self.stage), self.schedule, self.process, self.processes)
+        indices = self.order.indices(step, self.process, self.processes)
         return self.stage.batch(indices, np.random.default_rng([self.schedule.seed, step, self.process]))
 
 
-def indices_of(step: int, count: int, schedule: Schedule, process: int = 0, processes: int = 1) -> np.ndarray:
-    """Sample numbers of one process's share of a step's batch: each epoch is a fresh permutation of all
-    samples."""
-    at = np.arange(step * schedule.batch_size, (step + 1) * schedule.batch_size)
-    epochs, places = np.divmod(at, count)
-    orders = {
-        epoch: np.random.default_rng([schedule.seed, int(epoch)]).permutation(count) for epoch in set(epochs)
-    }
-    picked = np.array([orders[epoch][place] for epoch, place in zip(epochs, places, strict=True)])
-    return picked[process::processes]
+class Order:
+    """Which samples each step takes: every epoch a fresh shuffle of all, a function of (seed, epoch) alone.
+
+    With `lengths`, samples of like length share a batch (less padding): the shuffle is cut into windows of
+    `WINDOW` batches, each sorted by length, and the batches of a window come in random order.
+    """
+
+    WINDOW = 24
+
+    def __init__(self, count: int, schedule: Schedule, lengths: Sequence[int] | None = None):
+        self.count, self.seed, self.batch_size = count, schedule.seed, schedule.batch_size
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.epochs: dict[int, np.ndarray] = {}
+
+    def indices(self, step: int, process: int = 0, processes: int = 1) -> np.ndarray:
+        """Sample numbers of one process's share of a step's batch."""
+        at = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, places = np.divmod(at, self.count)
+        picked = [self._epoch(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
+        return np.array(picked)[process::processes]
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if epoch not in self.epochs:
+            rng = np.random.default_rng([self.seed, epoch])
+            shuffled = rng.permutation(self.count)
+            order = shuffled if self.lengths is None else self._by_length(shuffled, rng)
+            self.epochs = {key: value for key, value in self.epochs.items() if key == epoch - 1} | {
+                epoch: order
+            }
+        return self.epochs[epoch]
+
+    def _by_length(self, shuffled: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        batches = []
+        window = self.WINDOW * self.batch_size
+        for first in range(0, self.count, window):
+            part = shuffled[first : first + window]
+            part = part[np.argsort(self.lengths[part], kind="stable")]
+            cut = [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
+            batches += [cut[i] for i in rng.permutation(len(cut))]
+        return np.concatenate(batches)
 
 
 def learning_rate_share(progress: float, warmup_ratio: float) -> float:

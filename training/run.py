@@ -123,7 +123,7 @@ def _run_stage(
         torch.manual_seed(recipe.seed)
         model = EchoVLMForConditionalGeneration.from_dense(model, **recipe.mixture)
     if kept.exists():
-        model.load_state_dict(load_file(kept), strict=False)
+        _restore(model, kept)
         say(f"{stage.name}: done before")
         return model
     trained = _train(stage, model, encoder, cases, output, recipe.precision, say)
@@ -169,6 +169,14 @@ def _train(
     train(task, stage.schedule, folder, precision=precision, resume=True)
     model.model.visual = tower
     return model
+
+
+def _restore(model: nn.Module, path: Path) -> None:
+    """Load what `_untied` kept; all of it, and nothing else, must fit."""
+    result = model.load_state_dict(load_file(path), strict=False)
+    missing = [name for name in result.missing_keys if name != "lm_head.weight"]
+    if missing or result.unexpected_keys:
+        raise ValueError(f"{path} is of another recipe: {', '.join(missing + result.unexpected_keys)[:300]}")
 
 
 def _untied(model: nn.Module) -> dict[str, torch.Tensor]:

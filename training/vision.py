@@ -79,6 +79,7 @@ class VisionWarmup:
     """A `training.loop.Stage`. One sample is one image; `tower` is a Qwen2-VL vision tower with merger."""
 
     name = "vision warm-up"
+    lengths = None  # all images have the same size
 
     def __init__(self, tower: nn.Module, encoder, cases: Sequence[Case]):
         """`encoder` is a `models.encoding.Encoder`; only its image processor is used."""

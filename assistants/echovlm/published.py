@@ -79,14 +79,15 @@ def _count_experts(folder: Path, claimed: int) -> int:
 
 
 def _not_echovlm(config: Mapping[str, Any], folder: str | Path) -> CheckpointError:
-    kind = (config.get("architectures") or [config.get("model_type", "model without a type")])[0]
-    if config.get("model_type") != "qwen2_vl":
+    kind = config.get("model_type")
+    if kind != "qwen2_vl":
         return CheckpointError(
-            f"{folder} holds a {kind}, not an EchoVLM.", f"{folder} 中是 {kind}，不是 EchoVLM 权重。"
+            f"{folder} does not hold an EchoVLM: its config.json says model_type {kind!r}.",
+            f"{folder} 不是 EchoVLM 权重：config.json 中的 model_type 为 {kind!r}。",
         )
     return CheckpointError(
-        f"{folder} holds a dense Qwen2-VL ({kind}), without EchoVLM's mixture of experts. Open it with "
+        f"{folder} holds a dense Qwen2-VL, without EchoVLM's mixture of experts. Open it with "
         "transformers.Qwen2VLForConditionalGeneration, or start an EchoVLM from it with "
         "EchoVLMForConditionalGeneration.from_dense.",
-        f"{folder} 中是不含混合专家层的 Qwen2-VL（{kind}），不是 EchoVLM 权重。请选用 EchoVLM 权重。",
+        f"{folder} 中是不含混合专家层的 Qwen2-VL，不是 EchoVLM 权重。请选用 EchoVLM 权重。",
     )
