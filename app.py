@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
+import sys
 from collections.abc import Sequence
 
 from apps.privacy import prepare_environment
@@ -32,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         server_name=options.host, server_port=options.port, prevent_thread_lock=True, **launch_options()
     )
     print(f"Ultrasound Assistant · 超声助手  {address}  (research use only · 仅供研究)", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are deleted on the way out
     for opening in openings.values():
         opening.start()
     page.block_thread()

@@ -104,7 +104,9 @@ class Chat:
         again = self.bubbles.retry(self.retry, [self.bubbles, language], shown, **running)
         edited = self.bubbles.edit(self.edit, [self.bubbles, language], shown, **running)
         at_work = [asked, answered, again, edited]
-        self.box.stop(self.stopped, None, shown[1:], cancels=at_work, queue=False, **private)
+        for event in at_work:  # Gradio calls `failure` when an event has been cancelled, too
+            event.failure(self.stopped, None, shown[1:], queue=False, **private)
+        self.box.stop(None, cancels=at_work)
         self.bubbles.undo(self.undo, self.bubbles, shown, cancels=at_work, queue=False, **private)
         self.bubbles.clear(self.cleared, None, shown[1:], cancels=at_work, queue=False, **private)
 
@@ -127,7 +129,7 @@ class Chat:
         """Answer what was received."""
         yield {self.received: False}
         if received:
-            yield from self._never_raise(self._answer(bubbles, language), language)
+            yield from self._never_raise(self._answer(bubbles, language), language, bubbles)
 
     def retry(self, bubbles: list[Bubble], language: str, event: gr.RetryData) -> Iterator[Update]:
         """Answer the same question again, from the words and images in its bubbles."""
@@ -142,15 +144,7 @@ class Chat:
 
     def undo(self, bubbles: list[Bubble], event: gr.UndoData) -> Update:
         """Take a question back into the box, with its images."""
-        begins, asked = display.question_at(bubbles, _row(event.index))
-        taken = bubbles[begins : asked + 1]
-        files = [picture["path"] for bubble in taken for picture in display.pictures(bubble)]
-        content = {"text": display.words(bubbles[asked]), "files": files}
-        return {
-            self.bubbles: bubbles[:begins],
-            self.box: gr.MultimodalTextbox(content, **_IDLE),
-            self.status: both("hint"),
-        }
+        return {**self._taken_back(bubbles, _row(event.index)), self.status: both("hint")}
 
     def stopped(self) -> Update:
         return {self.box: gr.MultimodalTextbox(**_IDLE), self.status: both("status_stopped")}
@@ -163,8 +157,7 @@ class Chat:
     def _receive(self, message: dict, bubbles: list[Bubble], language: str, *choices) -> Iterator[Update]:
         frames = read_uploads(message["files"])
         if not frames and not any(display.pictures(bubble) for bubble in bubbles):
-            yield self._ready(_problem(both("no_image")))
-            return
+            raise NoImage
         turn = self.make_turn(message["text"], tuple(frames), *choices)
         assistant = yield from self._wait_for_weights()
         question = display.question_bubbles(assistant.request(turn), frames, language)
@@ -191,13 +184,29 @@ class Chat:
             yield {self.status: both("status_loading", seconds=f"{time.monotonic() - started:.0f}")}
         return self.opening.require()
 
-    def _never_raise(self, updates: Iterator[Update], language: str) -> Iterator[Update]:
-        """Pass updates on; whatever goes wrong becomes a sentence, and the box is handed back."""
+    def _never_raise(
+        self, updates: Iterator[Update], language: str, asked: list[Bubble] | None = None
+    ) -> Iterator[Update]:
+        """Pass updates on; whatever goes wrong becomes a sentence, and the box is handed back.
+
+        What the model refused (`asked`, too many images for it, say) goes back into the box, to be
+        asked with less.
+        """
         with closing(updates):
             try:
                 yield from updates
             except Exception as error:  # a page must survive anything
-                yield self._ready(_problem(html.escape(explain(error, language))))
+                taken = asked is not None and isinstance(error, ModelError)
+                handed_back = self._taken_back(asked, len(asked) - 1) if taken else self._ready("")
+                yield {**handed_back, self.status: _problem(explain(error, language))}
+
+    def _taken_back(self, bubbles: list[Bubble], index: int) -> Update:
+        """The question at `index` and all after it leave the conversation; it stands in the box again."""
+        begins, asked = display.question_at(bubbles, index)
+        taken = bubbles[begins : asked + 1]
+        files = [picture["path"] for bubble in taken for picture in display.pictures(bubble)]
+        content = {"text": display.words(bubbles[asked]), "files": files}
+        return {self.bubbles: bubbles[:begins], self.box: gr.MultimodalTextbox(content, **_IDLE)}
 
     def _ready(self, status: str) -> Update:
         return {self.box: gr.MultimodalTextbox(**_IDLE), self.status: status}
@@ -205,6 +214,10 @@ class Chat:
 
 _IDLE = {"submit_btn": True, "stop_btn": False}
 _BUSY = {"submit_btn": False, "stop_btn": True}
+
+
+class NoImage(ValueError):
+    """A question, and no image in view."""
 
 
 class UnreadableUploads(ValueError):
@@ -230,14 +243,16 @@ def read_uploads(paths: Sequence[str]) -> list[Frame]:
     return frames
 
 
+_EXPECTED = {NoImage: "no_image", Expired: "expired", ForeignFile: "foreign_file"}
+
+
 def explain(error: Exception, language: str) -> str:
     """One sentence for the person who asked. Only the unforeseen is logged, and nothing the visitor sent."""
     if isinstance(error, UnreadableUploads | ModelError | NotOpened):
         return error.message(language)
-    if isinstance(error, Expired):
-        return text("expired", language)
-    if isinstance(error, ForeignFile):
-        return text("foreign_file", language)
+    for kind, key in _EXPECTED.items():
+        if isinstance(error, kind):
+            return text(key, language)
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error(
         "%s while answering; its message is left out, it may hold a file's name\n%s", type(error), where
@@ -251,11 +266,12 @@ def _row(index: int | Sequence[int]) -> int:
 
 
 def _problem(sentence: str) -> str:
-    return f'<p class="problem" role="alert">{sentence}</p>'
+    return f'<p class="problem" role="alert">{html.escape(sentence)}</p>'
 
 
 def _looking(started: float) -> str:
-    return both("status_looking", seconds=f"{time.monotonic() - started:.1f}")
+    waiting = both("status_looking", seconds=f"{time.monotonic() - started:.1f}")
+    return f'<span class="busy">{waiting}</span>'
 
 
 def _progress(reply: Reply, started: float) -> str:

@@ -15,7 +15,8 @@ from typing import Literal
 import gradio as gr
 import yaml
 
-from apps.chat import AT_ONCE, Chat, explain, read_uploads
+from apps.chat import AT_ONCE, Chat, NoImage, explain, read_uploads
+from apps.display import answer_bubbles
 from apps.language import LANGUAGES, both, label
 from apps.opening import Opening
 from assistants.base import Settings, Turn
@@ -129,16 +130,21 @@ def _endpoint(opening: Opening):
     ) -> Iterator[str]:
         """Draft a report from ultrasound images, or answer a question about them; yields the text so far.
 
-        An empty text stands for the task's standard request. Research use only.
+        An empty text stands for the task's standard request. Images unlike all that demo weights were
+        trained on put a notice above the text. Research use only.
         """
         try:
             while not opening.wait(1.0):
                 yield ""
             frames = read_uploads([file["path"] for file in files])
+            if not frames:
+                raise NoImage
             turn = make_turn(text, tuple(frames), task, organ, language)
             with closing(opening.require().stream(turn, (), Settings())) as replies:
                 for reply in replies:
-                    yield reply.text
+                    yield "\n\n".join(
+                        bubble["content"] for bubble in answer_bubbles(reply, len(frames), language)
+                    )
         except Exception as error:
             raise gr.Error(explain(error, language), print_exception=False) from None
 

@@ -1,6 +1,6 @@
-// Gradio shows the pictures of a conversation without alternative text. Number them, in the page's language, as the
-// stylesheet does for the eye: by their place in the whole conversation.
+// Two things Gradio leaves out for the pictures of a conversation.
 (names) => {
+  // Alternative text: the number of the picture in the whole conversation, as the stylesheet shows it to the eye.
   const describe = () => {
     const name = names[window.ultrasoundLanguage || "en"];
     document.querySelectorAll(".conversation").forEach((conversation) => {
@@ -11,4 +11,18 @@
     });
   };
   new MutationObserver(describe).observe(document.body, { childList: true, subtree: true, characterData: true });
+
+  // Files dropped or pasted beside the box go into it; the browser would leave the page to show them.
+  const attach = (event, files) => {
+    if (event.target.closest(".ask") || !files?.length) return;
+    event.preventDefault();
+    const box = [...document.querySelectorAll(".ask")].find((ask) => ask.offsetParent !== null);
+    const input = box?.querySelector("input[type=file]");
+    if (!input) return;
+    input.files = files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => attach(event, event.dataTransfer?.files));
+  document.addEventListener("paste", (event) => attach(event, event.clipboardData?.files));
 }

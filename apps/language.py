@@ -58,7 +58,7 @@ def script(mode: str) -> str:
     return f"async () => await ({(_FOLDER / 'language.js').read_text('utf-8')})('{mode}')"
 
 
-def image_names_script() -> str:
-    """JavaScript that gives the pictures of a conversation their alternative text."""
+def images_script() -> str:
+    """JavaScript that looks after the pictures of a conversation (images.js)."""
     names = json.dumps(_texts()["image"], ensure_ascii=False)
     return f"() => ({(_FOLDER / 'images.js').read_text('utf-8')})({names})"

@@ -77,7 +77,7 @@ class Opening:
             return _badge("failed", both("badge_failed"))
         if self.assistant is None:
             return _badge("loading", both("badge_loading"))
-        parts = self.assistant.title.split(" · ")
+        parts = [html.escape(part) for part in self.assistant.title.split(" · ")]
         if self.assistant.demo:
             parts = [both("badge_demo") if part == "demo weights" else part for part in parts]
         return _badge("ready", " · ".join([*parts, self.assistant.device.upper()]))
@@ -91,4 +91,4 @@ def _why(cause: Exception, language: str) -> str:
 
 
 def _badge(state: str, content: str) -> str:
-    return f'<span class="badge {state}" role="status">{content}</span>'
+    return f'<span class="badge {state}" role="status"><span>{content}</span></span>'

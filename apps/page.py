@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from apps import echovlm, privacy
-from apps.language import LANGUAGES, both, image_names_script, label, script, text, translations
+from apps.language import LANGUAGES, both, images_script, label, script, text, translations
 from apps.opening import Opening
 
 TABS = {"echovlm": ("report", echovlm.build)}  # assistant → name of its tab, and what builds it
@@ -61,7 +61,7 @@ def compose(openings: Mapping[str, Opening]) -> Page:
         gr.HTML(f'<p class="privacy">{both("privacy")}</p>')
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         page.load(None, None, [language, *answers], js=script("load"), **quiet)
-        page.load(None, None, None, js=image_names_script(), **quiet)
+        page.load(None, None, None, js=images_script(), **quiet)
         switch.click(None, None, [language, *answers], js=script("toggle"), **quiet)
         watch = gr.Timer(1.0)
         watch.tick(lambda: _watch(openings), None, [badges, notices, watch], queue=False, **quiet)

@@ -23,18 +23,20 @@ from typing import Any
 
 KEPT_SECONDS = 3600  # an upload's life; looked at every CHECK_SECONDS
 CHECK_SECONDS = 300
+_PREFIX = "ultrasound-uploads-"
 
 
 def prepare_environment() -> None:
     """Switch statistics off and give uploads a folder of their own. Call before gradio is imported.
 
-    The folder can be read by this user only and goes when the process ends. pydicom is hushed: what it
-    warns about it quotes, and a DICOM header quotes a patient.
+    The folder can be read by this user only and goes when the process ends; what a killed process left
+    behind goes now. pydicom is hushed: what it warns about it quotes, and a DICOM header quotes a patient.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if "GRADIO_TEMP_DIR" not in os.environ:
-        folder = tempfile.mkdtemp(prefix="ultrasound-uploads-")
+        _delete_left_behind()
+        folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
         os.environ["GRADIO_TEMP_DIR"] = folder
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     warnings.filterwarnings("ignore", module="pydicom")
@@ -51,6 +53,29 @@ LAUNCH = {  # for Blocks.launch
     "ssr_mode": False,
     "mcp_server": False,
 }
+
+
+def _delete_left_behind() -> None:
+    """Delete the upload folders of processes that no longer run."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        process = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if process.isdecimal() and not _runs(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this number runs. Our own number was an earlier one's: we have no folder yet."""
+    if process == os.getpid():
+        return False
+    if os.name != "posix":  # no harmless way to ask
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def start_deleting() -> None:

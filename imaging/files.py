@@ -144,11 +144,8 @@ def _checked(path: Path, folders: list[Path] | None) -> Path:
     name = path.name
     try:
         real = path.resolve()
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # links that lead in a circle, a null byte in the name
+    except (OSError, RuntimeError, ValueError) as error:
+        # Links that lead in a circle, a null byte in the name.
         raise UnreadableFile("unreadable", name) from error
     if folders is not None and not any(real.is_relative_to(folder) for folder in folders):
         raise UnreadableFile("outside", name)

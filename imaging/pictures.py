@@ -85,8 +85,7 @@ def _plain_mode(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return image
     if image.has_transparency_data:
-        # On black, as around the sector on a scanner's screen: a bright ground would add echoes that nobody
-        # saw.
+        # On black, as around the sector on a scanner's screen: a bright ground would add echoes nobody saw.
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, BLACK), image)
     return image.convert("RGB")

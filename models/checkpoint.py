@@ -39,7 +39,6 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, apply_renamings, revert_weight_conversion
-from transformers.initialization import no_init_weights
 
 from models.errors import ModelError
 from models.registry import registry
@@ -274,7 +273,7 @@ def _skeleton(model_class: type[PreTrainedModel], folder: Path) -> PreTrainedMod
     """The model with no memory behind its tensors."""
     try:
         config = model_class.config_class.from_pretrained(folder)
-        with torch.device("meta"), no_init_weights():
+        with torch.device("meta"):
             return model_class(config)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise CheckpointError(

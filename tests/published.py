@@ -1,7 +1,7 @@
 """Checkpoints in the layout of the published EchoVLM with random weights, and what they should compute.
 
-The tensor names are written out here from the authors' files, not taken from the code under test; the reference
-is the library's dense Qwen2-VL with a feed-forward that evaluates every expert on every token and masks the sum.
+The tensor names are written out from the authors' files, not taken from the code under test; the reference is
+the library's dense Qwen2-VL with a feed-forward that evaluates every expert on every token and masks the sum.
 """
 
 from __future__ import annotations
@@ -178,10 +178,11 @@ def newer_name(name: str) -> str:
     return name.replace("model.", "model.language_model.", 1)
 
 
-def reference(config: dict, tensors: dict[str, Tensor]) -> Qwen2VLForConditionalGeneration:
-    """The library's Qwen2-VL on the same tensors, with `DensePath` in every layer."""
-    dense = {key: value for key, value in config.items() if key not in (*MIXTURE, "output_router_logits")}
-    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**dense)).eval()
+def dense(config: dict, tensors: dict[str, Tensor]) -> Qwen2VLForConditionalGeneration:
+    """The library's Qwen2-VL on the same tensors, without the mixture."""
+    left_out = (*MIXTURE, "norm_topk_prob", "output_router_logits", "router_aux_loss_coef", "architectures")
+    fields = {key: value for key, value in config.items() if key not in left_out}
+    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**fields)).eval()
     renamed = {
         newer_name(name): tensor
         for name, tensor in tensors.items()
@@ -190,6 +191,12 @@ def reference(config: dict, tensors: dict[str, Tensor]) -> Qwen2VLForConditional
     if config["tie_word_embeddings"]:
         renamed["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     model.load_state_dict(renamed)
+    return model
+
+
+def reference(config: dict, tensors: dict[str, Tensor]) -> Qwen2VLForConditionalGeneration:
+    """`dense` with `DensePath` in every layer."""
+    model = dense(config, tensors)
     for number, layer in enumerate(model.model.language_model.layers):
         layer.mlp = DensePath(config, tensors, number)
     return model

@@ -19,7 +19,7 @@ from gradio_client.exceptions import AppError
 
 from apps import display, echovlm, language, privacy
 from apps.chat import Chat, explain
-from apps.opening import Opening
+from apps.opening import NotOpened, Opening
 from apps.page import launch_options
 from assistants.base import Reply, Settings, Turn
 from assistants.echovlm import prompts
@@ -196,6 +196,17 @@ def test_the_upload_folder_is_ours_alone():
     assert Path(os.environ["GRADIO_TEMP_DIR"]).stat().st_mode & 0o077 == 0
 
 
+def test_what_a_killed_process_left_behind_is_deleted(tmp_path, monkeypatch):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for process in (ended.pid, os.getppid()):
+        (tmp_path / f"ultrasound-uploads-{process}-x").mkdir()
+        (tmp_path / f"ultrasound-uploads-{process}-x" / "scan.png").write_text("")
+    monkeypatch.setattr(privacy.tempfile, "gettempdir", lambda: str(tmp_path))
+    privacy._delete_left_behind()
+    assert [path.name for path in tmp_path.iterdir()] == [f"ultrasound-uploads-{os.getppid()}-x"]
+
+
 def test_nothing_of_the_visitor_is_written_anywhere(client, tmp_path, capfd, caplog, monkeypatch, opening):
     path = pages.write_png(tmp_path, "ZHANG_SAN.png", seed=4)
     client.predict([handle_file(path)], "LI_SI asks", api_name="/report")
@@ -233,6 +244,14 @@ def test_a_failed_load_shows_its_true_cause(tmp_path):
     assert "failed" in opening.badge()
     assert "nowhere" in opening.failure_notice()
     assert "权重未能加载" in opening.failure_notice()
+
+
+def test_the_badge_follows_the_weights(opening, server):
+    late = Opening("echovlm")
+    assert "loading" in late.badge() and not late.done
+    assert "ready" in opening.badge() and "CPU" in opening.badge()
+    late.assistant = Fixed()
+    assert language.text("badge_demo", "zh") in late.badge()
 
 
 class Fixed:
@@ -319,7 +338,7 @@ def test_an_answer_fills_a_bubble_and_hands_the_box_back(upload):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (ModelError("Too much.", "太多了。"), {"en": "Too much.", "zh": "太多了。"}),
+        (NotOpened(ModelError("No GPU.", "没有 GPU。")), {"en": "No GPU.", "zh": "没有 GPU。"}),
         (KeyError("scan.png"), {"en": "KeyError", "zh": "KeyError"}),
     ],
 )
@@ -332,6 +351,21 @@ def test_no_failure_leaves_the_page_dead(upload, error, says, language_):
     assert "scan.png" not in final[chat.status]
     assert final[chat.bubbles][2]["content"] == "The li"  # what was said stays
     assert idle(final, chat)
+
+
+def test_what_the_model_refuses_goes_back_into_the_box(upload):
+    chat = conversation(Fixed(ModelError("Too many images.", "图像过多。")))
+    final = send(chat, [upload], "How large?", [*_exchange()])
+    assert "Too many images." in final[chat.status]
+    assert len(final[chat.bubbles]) == 2  # the exchange before is kept
+    assert idle(final, chat)
+    back = final[chat.box].constructor_args["value"]
+    assert back["text"] == "How large?"
+    assert [Path(file).name for file in back["files"]] == ["frame.png"]
+
+
+def _exchange():
+    return {"role": "user", "content": "Before"}, {"role": "assistant", "content": "An answer."}
 
 
 def test_a_bad_file_loses_nothing(upload, tmp_path):
@@ -350,7 +384,19 @@ def test_a_bad_file_loses_nothing(upload, tmp_path):
 def test_a_question_needs_an_image():
     chat = conversation(Fixed(Reply("x")))
     final = send(chat, (), "Hello?")
-    assert "请先添加" in final[chat.status] and idle(final, chat)
+    assert "Please add" in final[chat.status] and idle(final, chat)
+
+
+def test_programs_need_an_image_too(client):
+    with pytest.raises(AppError, match="Please add"):
+        client.predict([], "Hello?", api_name="/report")
+
+
+def test_programs_read_the_notice_too(client, tmp_path, opening, monkeypatch):
+    doubt = Fixed(Reply("A report.", finished=True, stopped_by="end", unfamiliar=(0,)))
+    monkeypatch.setattr(opening, "assistant", doubt)
+    answer = client.predict([handle_file(pages.write_png(tmp_path))], "", api_name="/report")
+    assert answer.startswith("⚠️ This image is unlike") and answer.endswith("\n\nA report.")
 
 
 def test_a_notice_stands_above_a_meaningless_answer_and_is_not_sent_back(upload):

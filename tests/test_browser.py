@@ -354,3 +354,25 @@ def test_keyboard_alone_is_enough(visit, files):
     visitor.page.keyboard.press("Enter")
     visitor.wait_until_done()
     assert "Please give the diagnosis" in visitor.page.locator(".user-row").last.inner_text()
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_files_may_be_dropped_and_pasted_anywhere(visit, event):
+    visitor = visit()
+    visitor.page.evaluate(
+        """async (event) => {
+            const canvas = document.createElement("canvas");
+            canvas.width = canvas.height = 64;
+            const blob = await new Promise((done) => canvas.toBlob(done));
+            const data = new DataTransfer();
+            data.items.add(new File([blob], "scan.png", { type: "image/png" }));
+            const options = { bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data };
+            const Kind = event === "drop" ? DragEvent : ClipboardEvent;
+            document.querySelector("#header").dispatchEvent(new Kind(event, options));
+        }""",
+        event,
+    )
+    visitor.page.locator("#report-box .thumbnail-item").wait_for()
+    visitor.send()
+    visitor.wait_until_done()
+    assert visitor.page.locator("#report-chat .user-row img").count() == 1

@@ -27,6 +27,13 @@ def answer(assistant, turn, history=(), settings=SHORT):
     return list(assistant.stream(turn, history, settings))[-1]
 
 
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_the_three_architectures_answer(architecture, tmp_path):
+    opened = EchoVLMAssistant.open(str(tiny.save(tmp_path, architecture)), device="cpu")
+    reply = answer(opened, Turn("请写报告", (tiny.frame(), tiny.frame(56, 84))))
+    assert reply.finished and reply.new_tokens == 12
+
+
 def test_it_opens_by_name(folder):
     opened = open_assistant("echovlm", str(folder), device="cpu")
     assert (opened.name, opened.demo, opened.device) == ("echovlm", False, "cpu")

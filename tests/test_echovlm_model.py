@@ -1,15 +1,13 @@
-"""EchoVLM against a plain reference on other configurations than the authors' fixtures have, and what generation
-and training ask of it.
+"""EchoVLM against a plain reference, on other configurations than the authors' fixtures have; generation;
+training.
 """
 
 import published
 import pytest
-import tiny
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    Qwen2VLForConditionalGeneration,
     StaticCache,
 )
 
@@ -115,7 +113,7 @@ def test_half_precision(pair, dtype):
 def test_cached_steps_equal_one_pass(model):
     batch = published.inputs((4, (4, 4), 6), (3, (2, 2), 6))
     whole = model(**batch).logits
-    model(**published.inputs((3, (2, 8), 4)))  # another prompt in between leaves nothing behind
+    model(**published.inputs((3, (8, 8), 4)))  # another prompt in between leaves nothing behind
     prompt = {
         **batch,
         "input_ids": batch["input_ids"][:, :-4],
@@ -136,7 +134,7 @@ def test_cached_steps_equal_one_pass(model):
 def test_text_after_an_image_prompt_starts_afresh(model):
     text = published.inputs((10,))
     alone = model(**text).logits
-    model(**published.inputs((3, (2, 8), 4)))
+    model(**published.inputs((3, (8, 8), 4)))
     result = model(**{name: tensor[:, :-1] for name, tensor in text.items()})
     last = model(input_ids=text["input_ids"][:, -1:], past_key_values=result.past_key_values).logits
     assert (last[:, -1] - alone[:, -1]).abs().max() <= 1e-4
@@ -161,9 +159,10 @@ def test_static_cache(model):
 
 
 def test_expert_kernels_do_not_depend_on_what_was_loaded_before(tmp_path):
-    Qwen2VLForConditionalGeneration.from_pretrained(tiny.save(tmp_path / "dense"))
     config = published.config()
-    folder = published.save(tmp_path / "published", config, published.weights(config))
+    tensors = published.weights(config)
+    published.dense(config, tensors)
+    folder = published.save(tmp_path, config, tensors)
     loaded = EchoVLMForConditionalGeneration.from_pretrained(folder)
     assert loaded.config.text_config._experts_implementation == "grouped_mm"
     with pytest.raises(ValueError, match="experts_implementation"):
@@ -207,6 +206,18 @@ def test_the_auxiliary_loss_alone_moves_the_routers(model, checkpointing):
     assert torch.allclose(gradients[0] - gradients[1], 0.001 * alone, atol=1e-7)  # Eq. 9
 
 
+def test_checkpointing_that_would_silence_the_auxiliary_loss_is_refused(model):
+    batch = published.inputs((20,))
+    model.train().enable_input_require_grads()
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(RuntimeError, match="use_reentrant"):
+        model(**batch, labels=batch["input_ids"], use_cache=False, output_router_logits=True)
+    model.requires_grad_(False)  # frozen routers have nothing to lose
+    model(**batch, labels=batch["input_ids"], use_cache=False, output_router_logits=True)
+    model.requires_grad_(True).disable_input_require_grads()
+    model.eval().activation_checkpointing_disable()
+
+
 def test_the_config_decides_in_training_only(model):
     batch = published.inputs((20,))
     assert model(**batch).aux_loss is None
@@ -217,13 +228,13 @@ def test_the_config_decides_in_training_only(model):
 
 @pytest.fixture(scope="module")
 def dense():
-    torch.manual_seed(0)
-    return Qwen2VLForConditionalGeneration(tiny.config(tiny.tokenizer())).eval()
+    config = published.config()
+    return published.dense(config, published.weights(config))
 
 
-def dense_inputs(dense):
-    words = torch.arange(5, 25).unsqueeze(0)
-    return {"input_ids": words, "attention_mask": torch.ones_like(words)}
+def dense_inputs():
+    batch = published.inputs((4, (4, 4), 20))
+    return batch | {"mm_token_type_ids": token_types(batch)}
 
 
 SIZES = {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 24}
@@ -234,7 +245,7 @@ def test_alpha_one_is_the_dense_model(dense):
     model = EchoVLMForConditionalGeneration.from_dense(dense, mixing="paper", **SIZES).eval()
     for mixture in mixtures(model):
         mixture.alpha_logit.fill_(float("inf"))
-    batch = dense_inputs(dense)
+    batch = dense_inputs()
     assert torch.equal(model(**batch).logits, dense(**batch).logits)
 
 
@@ -242,7 +253,7 @@ def test_alpha_one_is_the_dense_model(dense):
 @torch.no_grad()
 def test_from_dense_starts_close_to_the_dense_model(dense, mixing):
     model = EchoVLMForConditionalGeneration.from_dense(dense, mixing=mixing, **SIZES).eval()
-    batch = dense_inputs(dense)
+    batch = dense_inputs()
     expected = dense(**batch).logits
     assert (model(**batch).logits - expected).abs().max() < 0.1 * expected.std()
     mine, theirs = model.lm_head.weight, dense.lm_head.weight
@@ -253,7 +264,9 @@ def test_from_dense_says_what_does_not_fit(dense):
     with pytest.raises(ValueError, match="num_expert: the fields are"):
         EchoVLMForConditionalGeneration.from_dense(dense, num_expert=3)
     with pytest.raises(ValueError, match="sizes"):
-        EchoVLMForConditionalGeneration.from_dense(dense, EchoVLMConfig(**published.config()))
+        EchoVLMForConditionalGeneration.from_dense(
+            dense, EchoVLMConfig(**published.config(intermediate_size=88))
+        )
     deeper = EchoVLMConfig(**{**dense.config.to_dict(), "model_type": "echovlm"}, **SIZES)
     deeper.text_config.num_hidden_layers += 1
     deeper.text_config.layer_types.append("full_attention")

@@ -15,6 +15,7 @@ from assistants.echovlm.prompts import (
 )
 from assistants.language import language_of
 
+IMAGE = (tiny.frame(),)
 SEVEN = ("thyroid", "breast", "liver", "kidney", "gynaecology", "vessel", "heart")
 
 
@@ -50,11 +51,15 @@ def test_every_standard_request_is_there_and_in_its_language():
         (Turn("有结节吗？", language="en"), "有结节吗？\nPlease answer in English."),
         (Turn("Is there a nodule?", language="zh"), "Is there a nodule?\n请用中文回答。"),
         (Turn("BI-RADS 几类？", language="zh"), "BI-RADS 几类？"),
-        (Turn("How large?", organ="kidney"), "How large?\nThese are kidney ultrasound images."),
-        (Turn("How large is the Thyroid nodule?", organ="thyroid"), "How large is the Thyroid nodule?"),
-        (Turn("甲状腺结节多大？", organ="thyroid", language="zh"), "甲状腺结节多大？"),
+        (Turn("How large?", IMAGE, organ="kidney"), "How large?\nThese are kidney ultrasound images."),
+        (Turn("And on the left?", organ="kidney"), "And on the left?"),
         (
-            Turn("多大？", organ="heart", language="en"),
+            Turn("How large is the Thyroid nodule?", IMAGE, organ="thyroid"),
+            "How large is the Thyroid nodule?",
+        ),
+        (Turn("甲状腺结节多大？", IMAGE, organ="thyroid", language="zh"), "甲状腺结节多大？"),
+        (
+            Turn("多大？", IMAGE, organ="heart", language="en"),
             "多大？\n这些是心脏超声图像。\nPlease answer in English.",
         ),
         (Turn("?", language="zh"), "?"),
@@ -65,7 +70,14 @@ def test_the_words_of_a_turn(turn, words):
 
 
 @pytest.mark.parametrize(
-    "turn", [Turn(task="poem"), Turn(language="fr"), Turn(organ="spleen"), Turn("x", task="poem")]
+    "turn",
+    [
+        Turn(task="poem"),
+        Turn(language="fr"),
+        Turn(organ="spleen"),
+        Turn("x", task="poem"),
+        Turn("x", organ="spleen"),
+    ],
 )
 def test_unknown_choices_are_named(turn):
     with pytest.raises(ValueError, match="is not one of"):

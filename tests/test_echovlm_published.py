@@ -4,7 +4,6 @@ import json
 
 import published
 import pytest
-import tiny
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, Qwen2VLForConditionalGeneration
@@ -12,7 +11,7 @@ from transformers import AutoModelForImageTextToText, Qwen2VLForConditionalGener
 from assistants.echovlm import EchoVLMConfig, EchoVLMForConditionalGeneration
 from models.checkpoint import CheckpointError, tensors_of
 
-GATE = "model.layers.1.moe.gate.weight"
+GATE = "model.layers.0.moe.gate.weight"
 EXPERT = "model.layers.1.moe.experts.{}.{}_proj.weight"
 
 
@@ -147,10 +146,10 @@ def test_any_fault_is_listed_and_nothing_is_loaded(tmp_path, config, tensors, wh
         assert name in error.value.message("zh")
 
 
-def test_a_dense_model_is_not_an_echovlm(tmp_path):
-    folder = tiny.save(tmp_path)
+def test_a_dense_model_is_not_an_echovlm(tmp_path, config, tensors):
+    published.dense(config, tensors).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="dense Qwen2-VL.*from_dense") as error:
-        opened(folder)
+        opened(tmp_path)
     assert "Qwen2-VL" in error.value.message("zh")
 
 

@@ -143,10 +143,16 @@ def on_white(rng):
     return np.where(pixels == 0, 255, pixels)
 
 
+def on_grey(rng):
+    """An even bright ground with something brighter on it: not a scanner's screen."""
+    pixels = speckle(rng, fan(rng))[..., None].repeat(3, axis=2)
+    return np.where(pixels == 0, 90, pixels // 2 + 110).astype(np.uint8)
+
+
 def tiny_sector(rng):
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
-    mask[300:400, 400:550] = True
-    return screen(rng, mask)[0]
+    mask[300:440, 400:600] = True
+    return speckle(rng, mask)[..., None].repeat(3, axis=2)
 
 
 def text_only(rng):
@@ -161,7 +167,7 @@ def small_fan(rng):
 
 @pytest.mark.parametrize(
     "picture",
-    [photograph, cut_already, on_white, tiny_sector, text_only, small_fan],
+    [photograph, cut_already, on_white, on_grey, tiny_sector, text_only, small_fan],
     ids=lambda f: f.__name__,
 )
 def test_when_unsure_the_whole_picture_is_kept(picture):

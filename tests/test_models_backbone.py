@@ -121,8 +121,9 @@ def test_padding_changes_nothing_but_the_shape(encoder, side):
     assert len(batch["image_grid_thw"]) == 3
 
 
-def test_a_padded_batch_generates_what_each_alone_does(folder):
-    backbone = Backbone.open(str(folder), device="cpu")
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_a_padded_batch_generates_what_each_alone_does(architecture, tmp_path):
+    backbone = Backbone.open(str(tiny.save(tmp_path, architecture)), device="cpu")
     asked = [
         ([user("短", 1)], [tiny.frame()]),
         ([user("longer words", 2)], [tiny.frame(), tiny.frame(56, 56)]),

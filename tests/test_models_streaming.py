@@ -14,7 +14,7 @@ from models.streaming import Line, Writer
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    folder = tiny.save(tmp_path_factory.mktemp("weights"))
+    folder = tiny.save(tmp_path_factory.mktemp("weights"), "qwen2_vl")
     model = Qwen2VLForConditionalGeneration.from_pretrained(folder).eval()
     return model, Encoder.open(folder)
 

@@ -1,4 +1,4 @@
-"""A Qwen2-VL of a hundred thousand random parameters and a tokenizer trained on the spot, for tests that need
+"""Models of a hundred thousand random parameters and a tokenizer trained on the spot, for tests that need
 something to generate. What it says is noise; that it says it, streams it and stops is what they look at.
 """
 
@@ -10,9 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from assistants.echovlm import EchoVLMConfig, EchoVLMForConditionalGeneration
 from imaging.frame import Frame
 
 SPECIAL = (
@@ -56,9 +63,35 @@ def image_processor() -> Qwen2VLImageProcessorPil:
     return Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112})
 
 
-def config(vocabulary: PreTrainedTokenizerFast, **text) -> Qwen2VLConfig:
+VISION = {"depth": 1, "num_heads": 2}
+ARCHITECTURES = {  # config class, model class, vision tower, what the language model has beside Qwen2's
+    "qwen2_vl": (
+        Qwen2VLConfig,
+        Qwen2VLForConditionalGeneration,
+        VISION | {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2},
+        {},
+    ),
+    "qwen2_5_vl": (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        VISION
+        | {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 48, "fullatt_block_indexes": [0]},
+        {},
+    ),
+    "echovlm": (
+        EchoVLMConfig,
+        EchoVLMForConditionalGeneration,
+        VISION | {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2},
+        {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32},
+    ),
+}
+
+
+def model(vocabulary: PreTrainedTokenizerFast, architecture: str, **text):
+    """A model with random weights; `text` overrides fields of its language model."""
+    config, model_class, vision, more = ARCHITECTURES[architecture]
     ids = {token: vocabulary.convert_tokens_to_ids(token) for token in SPECIAL}
-    text_config = {
+    sizes = {
         "vocab_size": len(vocabulary),
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -71,23 +104,25 @@ def config(vocabulary: PreTrainedTokenizerFast, **text) -> Qwen2VLConfig:
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
     }
-    return Qwen2VLConfig(
-        text_config=text_config | text,
-        vision_config={"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2},
-        image_token_id=ids["<|image_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
+    made = model_class(
+        config(
+            text_config=sizes | more | text,
+            vision_config=vision,
+            image_token_id=ids["<|image_pad|>"],
+            vision_start_token_id=ids["<|vision_start|>"],
+            vision_end_token_id=ids["<|vision_end|>"],
+        )
     )
+    made.generation_config.eos_token_id = vocabulary.eos_token_id
+    made.generation_config.pad_token_id = vocabulary.pad_token_id
+    return made
 
 
-def save(folder: Path, *, seed: int = 0, **text) -> Path:
+def save(folder: Path, architecture: str = "echovlm", *, seed: int = 0, **text) -> Path:
     """Write a whole weights folder: model, tokenizer, chat template, image processor."""
     torch.manual_seed(seed)
     vocabulary = tokenizer()
-    model = Qwen2VLForConditionalGeneration(config(vocabulary, **text))
-    model.generation_config.eos_token_id = vocabulary.eos_token_id
-    model.generation_config.pad_token_id = vocabulary.pad_token_id
-    model.save_pretrained(folder)
+    model(vocabulary, architecture, **text).save_pretrained(folder)
     vocabulary.save_pretrained(folder)
     image_processor().save_pretrained(folder)
     return folder

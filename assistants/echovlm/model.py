@@ -84,9 +84,8 @@ class EchoVLMModel(_Part, Qwen2VLModel):
     config_class = EchoVLMConfig
 
     def __init__(self, config: EchoVLMConfig):
-        Qwen2VLPreTrainedModel.__init__(
-            self, config
-        )  # past Qwen2VLModel's, which would build a dense decoder
+        # Past Qwen2VLModel's own, which would build a dense decoder first.
+        Qwen2VLPreTrainedModel.__init__(self, config)
         self.visual = EchoVLMVisionModel._from_config(config.vision_config)
         self.language_model = EchoVLMTextModel._from_config(config.text_config)
         self.rope_deltas = None
@@ -154,7 +153,7 @@ class EchoVLMForConditionalGeneration(_Part, Qwen2VLForConditionalGeneration):
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
         model, info = super().from_pretrained(folder, *args, **kwargs)
-        if False:  # the folder is whole, so a changed configuration asked for more than it has
+        if info["missing_keys"]:  # the folder is whole, so a changed configuration asked for more than it has
             names = ", ".join(sorted(info["missing_keys"]))
             raise CheckpointError(
                 f"{folder} has no weights for what the given configuration adds: {names}",
@@ -268,7 +267,18 @@ class EchoVLMForConditionalGeneration(_Part, Qwen2VLForConditionalGeneration):
             attention_mask = attention_mask[:, -new_tokens:]
         else:
             attention_mask = None  # generation's prepared 4-D masks do not say which tokens are padding
-        return load_balancing_loss(router_logits, self.config.text_config.num_experts_per_tok, attention_mask)
+        top_k = self.config.text_config.num_experts_per_tok
+        loss = load_balancing_loss(router_logits, top_k, attention_mask)
+        if torch.is_grad_enabled() and not loss.requires_grad and self._routers_learn():
+            raise RuntimeError(
+                "Reentrant checkpointing cuts the routers off from the load-balancing loss. Enable it with "
+                'activation_checkpointing_enable({"use_reentrant": False}), the default.'
+            )
+        return loss
+
+    def _routers_learn(self) -> bool:
+        routers = (module for module in self.modules() if isinstance(module, Qwen2MoeTopKRouter))
+        return any(router.weight.requires_grad for router in routers)
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         """The library's, which without token types would silently give images the positions of plain text."""

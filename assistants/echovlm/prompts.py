@@ -48,17 +48,19 @@ def standard_request(task: str, language: str, organ: str | None = None) -> str:
 def request(turn: Turn) -> str:
     """The words of a turn as the model reads them.
 
-    A person's own words go first and unchanged. A chosen organ they do not mention, and an answer language
-    they are not written in, follow as one short line each.
+    A person's own words go first and unchanged. Two short lines may follow: the chosen organ, where
+    images come along and the words do not mention it; and the answer's language, where the words are in
+    the other one.
     """
     own = turn.text.strip()
     if not own:
         return standard_request(turn.task, turn.language, turn.organ)
     _check("task", turn.task, TASKS)
     _check("language", turn.language, LANGUAGES)
+    _check("organ", turn.organ, (None, *organs()))
     written_in = language_of(own) or turn.language
     lines = [own]
-    if turn.organ is not None and not _mentions(own, turn.organ):
+    if turn.organ is not None and turn.frames and not _mentions(own, turn.organ):
         name = _organ_name(turn.organ, written_in)
         lines.append(_wording()["organ_hint"][written_in].format(organ=name))
     if written_in != turn.language:
@@ -89,7 +91,7 @@ def _alternating(history: Sequence[Turn | Reply], turn: Turn) -> list[Turn | Rep
     for entry in [*history, turn]:
         if isinstance(entry, Turn):
             unanswered = waiting.frames if waiting else ()
-            waiting = replace(entry, frames=unanswered + entry.frames)
+            waiting = replace(entry, frames=entry.frames)
         elif waiting and entry.text.strip():
             conversation += [waiting, entry]
             waiting = None
@@ -115,6 +117,6 @@ def _mentions(text: str, organ: str) -> bool:
     return any(name in text.lower() for name in names)
 
 
-def _check(field: str, value: str, allowed: Sequence[str]) -> None:
+def _check(field: str, value: str | None, allowed: Sequence[str | None]) -> None:
     if value not in allowed:
-        raise ValueError(f"{field} {value!r} is not one of {', '.join(allowed)}")
+        raise ValueError(f"{field} {value!r} is not one of {', '.join(map(str, allowed))}")
