@@ -55,9 +55,8 @@ def main() -> None:
             for c, r in answers
         ]
         args.output.write_text("\n".join(lines) + "\n", "utf-8")
-    print(
-        f"{assistant.title} · {assistant.device} · {len(cases)} cases · seed {args.seed} · {', '.join(args.task)}"
-    )
+    tasks = ", ".join(args.task)
+    print(f"{assistant.title} · {assistant.device} · {len(cases)} cases · seed {args.seed} · {tasks}")
     print(table(answers))
 
 

@@ -21,7 +21,7 @@ from imaging.frame import Frame
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 are the first column and row outside
 
-KEEP_WHOLE = 0.85  # a crop that keeps this share of the area is not worth making
+KEEP_WHOLE = 0.85  # a guess that keeps this share of the area is not worth its risk
 SCREEN = 300  # pixels; a picture with no side as long is no screen: somebody has cut and scaled it already
 TOO_SMALL = 0.15  # a "sector" below this share of the screen is more likely a mistake
 TOO_MUCH_OUTSIDE = 1 / 3  # of the thick lit area inside the box: then the wrong thing was found
@@ -33,20 +33,18 @@ SQUARE = np.ones((3, 3), dtype=bool)
 def crop(frame: Frame, box: Box | None) -> Frame:
     """Cut `frame` to `box`: a slice, never resampled, so `mm_per_pixel` stays true.
 
-    Returns `frame` itself when `box` is None or would keep at least 85 % of its area.
+    Returns `frame` itself when `box` is None or holds all of it.
     """
-    if box is None:
-        return frame
     height, width = frame.pixels.shape[:2]
-    x1, y1, x2, y2 = box
-    if (x2 - x1) * (y2 - y1) >= KEEP_WHOLE * height * width:
+    if box is None or box == (0, 0, width, height):
         return frame
+    x1, y1, x2, y2 = box
     return replace(frame, pixels=frame.pixels[y1:y2, x1:x2].copy())
 
 
 def find_sector(pixels: np.ndarray) -> Box | None:
     """The box around the tissue in `pixels` (uint8 [H, W, 3]), or None where the picture should be kept
-    whole.
+    whole: also when the box would keep at least 85 % of it.
 
     For a cine pass the brightest value each pixel ever has, so that one box holds all its frames.
     """
@@ -60,7 +58,8 @@ def find_sector(pixels: np.ndarray) -> Box | None:
         return None
     x1, y1, x2, y2 = (int(edge) * step for edge in box)
     # The last block may leave a few pixels over.
-    return x1, y1, width if x2 + step > width else x2, height if y2 + step > height else y2
+    x2, y2 = width if x2 + step > width else x2, height if y2 + step > height else y2
+    return None if (x2 - x1) * (y2 - y1) >= KEEP_WHOLE * height * width else (x1, y1, x2, y2)
 
 
 def _block_box(grey: np.ndarray, step: int) -> Box | None:

@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
             sheet.append(cases[0])
     progress.close()
     _contact_sheet(sheet, args.out)
-    print(f"{args.cases} examinations: {args.out / 'cases.jsonl'}; to look at: {args.out / 'contact_sheet.png'}")
+    print(f"{args.cases} examinations in {args.out / 'cases.jsonl'}")
+    print(f"to look at: {args.out / 'contact_sheet.png'}")
     return 0
 
 

@@ -262,7 +262,7 @@ LEFT, RIGHT = region(10, 20, 69, 99), region(80, 20, 149, 99)
         ([LEFT, region(80, 20, 149, 99, units=0)], (10, 20, 150, 100), None),
         ([LEFT, region(10, 100, 149, 119, spatial=3, units=4)], (10, 20, 70, 100), (0.1, 0.1)),  # a spectrum
         ([region(0, 0, 159, 119, spatial=0), LEFT], (10, 20, 70, 100), (0.1, 0.1)),
-        ([region(2, 2, 157, 117)], (0, 0, 160, 120), (0.1, 0.1)),  # 95 %: not worth cutting
+        ([region(2, 2, 157, 117)], (2, 2, 158, 118), (0.1, 0.1)),  # what DICOM says is cut exactly
         ([region(10, 20, 319, 239)], (0, 0, 160, 120), None),  # the picture was rescaled later
         ([region(10, 20, 160, 199)], (10, 20, 160, 120), (0.1, 0.1)),  # the picture was cut at the bottom
         ([region(70, 20, 10, 99)], (0, 0, 160, 120), None),

@@ -80,6 +80,8 @@ def test_an_id_is_downloaded_without_code_or_pickles(dense, hub, weights, name, 
     hub["answer"] = dense
     assert resolve(weights) == dense
     assert (hub["name"], hub["revision"]) == (name, revision)
+    resolve(weights, revision="as said elsewhere")
+    assert hub["revision"] == (revision or "as said elsewhere")
     unwanted = (
         "pytorch_model.bin",
         "model.pt",

@@ -1,4 +1,4 @@
-"""The demo tokenizer: nothing is lost, digits stand alone, special tokens and chat template as in Qwen2-VL."""
+"""The demo tokenizer: nothing is lost, digits stand alone, special tokens and template as in Qwen2-VL."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _alternating(history: Sequence[Turn | Reply], turn: Turn) -> list[Turn | Rep
     for entry in [*history, turn]:
         if isinstance(entry, Turn):
             unanswered = waiting.frames if waiting else ()
-            waiting = replace(entry, frames=entry.frames)
+            waiting = replace(entry, frames=unanswered + entry.frames)
         elif waiting and entry.text.strip():
             conversation += [waiting, entry]
             waiting = None

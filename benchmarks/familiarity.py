@@ -1,0 +1,83 @@
+"""`python -m benchmarks.familiarity --real FOLDER`: do the demo weights know a simulated image from any
+other?
+
+Distances (`models.familiarity`) of fresh simulated images against those of real ultrasound images in FOLDER
+and of the photographs that scikit-learn carries. Prints the area under the ROC curve and what the stored
+threshold lets through.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_sample_images
+from sklearn.metrics import roc_auc_score
+
+from assistants.base import Settings, open_assistant
+from eval.intervals import wilson
+from imaging.case import read_cases
+from imaging.files import read_examination
+from imaging.frame import Frame
+from models.familiarity import Familiarity, vision_features
+from training.run import simulate
+
+
+def distances(assistant, familiarity: Familiarity, frames: list[Frame]) -> torch.Tensor:
+    """Distance of every frame from the training images."""
+    found = []
+    tower = assistant.backbone.model.model.visual
+    for frame in frames:
+        images = assistant.backbone.encoder.encode_images([frame], Settings().max_pixels)
+        found.append(vision_features(tower, images["pixel_values"], images["image_grid_thw"]))
+    return familiarity.distance(torch.cat(found))
+
+
+def simulated(count: int, seed: int) -> list[Frame]:
+    """The frames of `count` fresh examinations."""
+    with tempfile.TemporaryDirectory() as folder:
+        simulate(
+            {"cases": count, "seed": seed, "task": ["report"], "quiet": True}, Path(folder), lambda line: None
+        )
+        paths = [path for case in read_cases(Path(folder) / "cases.jsonl") for path in case.images]
+        return [frame for path in paths for frame in read_examination([path])[0]]
+
+
+def real(folder: Path) -> list[Frame]:
+    """One frame of every image and DICOM below the folder that can be read; masks are no images."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and "masks" not in path.parts]
+    frames = [read_examination([path], max_frames=1)[0] for path in paths]
+    return [frame for found in frames for frame in found]
+
+
+def photographs() -> list[Frame]:
+    return [Frame(picture.copy(), None, "photograph") for picture in load_sample_images().images]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.familiarity", description=__doc__)
+    parser.add_argument("--real", type=Path, help="folder of real ultrasound images")
+    parser.add_argument("--cases", type=int, default=150, help="simulated examinations (default 150)")
+    parser.add_argument("--seed", type=int, default=20261, help="of the examinations; training used 1 and 2")
+    args = parser.parse_args()
+    assistant = open_assistant("echovlm")
+    familiarity = Familiarity.load(assistant.backbone.folder)
+    known = distances(assistant, familiarity, simulated(args.cases, args.seed))
+    passed = int((known <= familiarity.threshold).sum())
+    low, high = wilson(passed, len(known))
+    print(
+        f"seed {args.seed}: {passed} of {len(known)} simulated images pass ({100 * low:.1f}–{100 * high:.1f} %)"
+    )
+    for name, frames in (("real", real(args.real) if args.real else []), ("photographs", photographs())):
+        if frames:
+            far = distances(assistant, familiarity, frames)
+            truth = [0] * len(known) + [1] * len(far)
+            area = roc_auc_score(truth, torch.cat([known, far]))
+            caught = int((far > familiarity.threshold).sum())
+            print(f"{name}: AUC {area:.4f}, notice above {caught} of {len(far)}")
+
+
+if __name__ == "__main__":
+    main()

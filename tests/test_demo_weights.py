@@ -1,0 +1,87 @@
+"""The committed demo weights: small, whole, and doing what their model card says on a few fresh cases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from assistants.base import Turn, open_assistant
+from assistants.echovlm.assistant import DEMO_WEIGHTS
+from benchmarks.demo_echovlm import answer, judge
+from benchmarks.familiarity import distances, photographs, real, simulated
+from imaging.case import read_cases
+from models.checkpoint import certify
+from models.familiarity import Familiarity
+from simulator.__main__ import main as simulate
+
+
+@pytest.fixture(scope="module")
+def assistant():
+    return open_assistant("echovlm", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def answers(assistant, tmp_path_factory):
+    """Report cases of a seed that training never saw, with the assistant's answers."""
+    folder = tmp_path_factory.mktemp("cases")
+    simulate(["--cases", "28", "--seed", "31", "--quiet", str(folder)])
+    return [(case, answer(assistant, case)) for case in read_cases(folder / "cases.jsonl")]
+
+
+def test_every_file_is_small_and_only_safetensors_hold_weights():
+    files = [path for path in DEMO_WEIGHTS.rglob("*") if path.is_file()]
+    assert all(path.stat().st_size < 9_000_000 for path in files)
+    assert sum(path.stat().st_size for path in files) < 40_000_000
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".md"}
+    assert (DEMO_WEIGHTS / "README.md").is_file()
+
+
+def test_the_certificate_is_clean():
+    certificate = certify(str(DEMO_WEIGHTS))
+    assert not (certificate.missing or certificate.unexpected or certificate.reshaped)
+    assert 5_000_000 <= certificate.parameters <= 25_000_000
+
+
+def test_it_reads_simulated_cases_well_above_chance(answers):
+    verdicts = [judge(case, reply) for case, reply in answers]
+    assert sum(verdict["organ"] for verdict in verdicts) >= 26  # of 28; chance 4
+    assert sum(verdict["lesion"] for verdict in verdicts) >= 22  # chance 17
+    kinds = [verdict["kind"] for verdict in verdicts if "kind" in verdict]
+    assert sum(kinds) >= 0.5 * len(kinds)  # chance one in six
+
+
+def test_reports_are_whole_and_in_the_language_asked_for(answers):
+    for case, reply in answers:
+        assert reply.stopped_by == "end" and 20 < reply.new_tokens < 200
+        chinese = sum("一" <= letter <= "鿿" for letter in reply.text)
+        assert (chinese > 20) == (case.language == "zh")
+        assert ("超声提示" if case.language == "zh" else "Impression") in reply.text
+
+
+def test_both_ways_of_asking_get_a_report(assistant, answers):
+    from imaging.files import load_frames
+
+    case = answers[0][0]
+    turn = Turn("", tuple(load_frames(case.images)), "report", case.organ, "zh")
+    *_, reply = assistant.stream(turn)
+    assert "超声所见" in reply.text
+
+
+@pytest.fixture(scope="module")
+def known(assistant) -> tuple[Familiarity, torch.Tensor]:
+    familiarity = Familiarity.load(DEMO_WEIGHTS)
+    return familiarity, distances(assistant, familiarity, simulated(40, 32))
+
+
+def test_simulated_images_are_familiar_and_photographs_are_not(assistant, known):
+    familiarity, near = known
+    assert (near <= familiarity.threshold).float().mean() >= 0.95  # 0.97 on the model card's many
+    assert (distances(assistant, familiarity, photographs()) > familiarity.threshold).all()
+
+
+def test_real_scans_are_told_from_simulated_ones(assistant, known, shared):
+    familiarity, near = known
+    far = distances(assistant, familiarity, real(shared / "realdata"))
+    assert len(far) > 60
+    assert roc_auc_score([0] * len(near) + [1] * len(far), torch.cat([near, far])) >= 0.95
