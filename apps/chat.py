@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 8  # conversations that may wait for the model at the same time; more wait in Gradio's queue
 _WAIT = 0.5  # seconds between two looks at weights that are still loading
+_SHOW_EVERY = 0.04  # seconds; drawing a page more often costs more than a small model's tokens
 
 MakeTurn = Callable[..., Turn]  # (words, frames, *choices) -> Turn
 Update = dict  # component → its new value
@@ -171,10 +172,13 @@ class Chat:
         assistant = yield from self._wait_for_weights()
         history, turn = display.conversation(bubbles)
         images = sum(len(each.frames) for each in [*history, turn] if isinstance(each, Turn))
+        shown = 0.0
         with closing(assistant.stream(turn, history, self.settings)) as replies:
             for reply in replies:
-                answer = display.answer_bubbles(reply, images, language)
-                yield {self.bubbles: [*bubbles, *answer], self.status: _progress(reply, started)}
+                if reply.finished or time.monotonic() - shown > _SHOW_EVERY:
+                    shown = time.monotonic()
+                    answer = display.answer_bubbles(reply, images, language)
+                    yield {self.bubbles: [*bubbles, *answer], self.status: _progress(reply, started)}
         yield self._ready(_summary(reply, started))
 
     def _wait_for_weights(self) -> Generator[Update, None, Assistant]:

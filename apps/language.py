@@ -46,7 +46,7 @@ def text(key: str, language: str, **values: object) -> str:
 
 def both(key: str, **values: object) -> str:
     """A text as HTML in both languages; the stylesheet shows the page's own. Values are escaped."""
-    safe = {name: str(value) for name, value in values.items()}
+    safe = {name: html.escape(str(value)) for name, value in values.items()}
     return "".join(f'<span lang="{each}">{text(key, each, **safe)}</span>' for each in LANGUAGES)
 
 

@@ -67,9 +67,8 @@ def main() -> None:
     known = distances(assistant, familiarity, simulated(args.cases, args.seed))
     passed = int((known <= familiarity.threshold).sum())
     low, high = wilson(passed, len(known))
-    print(
-        f"seed {args.seed}: {passed} of {len(known)} simulated images pass ({100 * low:.1f}–{100 * high:.1f} %)"
-    )
+    share = f"{100 * low:.1f}–{100 * high:.1f} %"
+    print(f"seed {args.seed}: {passed} of {len(known)} simulated images pass ({share})")
     for name, frames in (("real", real(args.real) if args.real else []), ("photographs", photographs())):
         if frames:
             far = distances(assistant, familiarity, frames)

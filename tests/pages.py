@@ -17,6 +17,7 @@ prepare_environment()  # before gradio is imported, as app.py does
 
 from apps.opening import Opening  # noqa: E402
 from apps.page import Page, compose, launch_options  # noqa: E402
+from assistants.echovlm import prompts  # noqa: E402
 
 
 @contextmanager
@@ -45,3 +46,30 @@ def write_dicom(folder: Path, name: str = "IM_0001", frames: int = 1) -> str:
     path = folder / name
     dicoms.dataset(pixels).save_as(path, enforce_file_format=True)
     return str(path)
+
+
+class Fixed:
+    """An assistant that says what it is told to; with an exception, up to there."""
+
+    name, title, demo, device = "echovlm", "EchoVLM · demo weights", True, "cpu"
+
+    def __init__(self, *replies):
+        self.replies = replies
+        self.asked = []
+
+    def request(self, turn):
+        return prompts.request(turn)
+
+    def stream(self, turn, history=(), settings=None):
+        self.asked.append((turn, list(history)))
+        for reply in self.replies:
+            if isinstance(reply, Exception):
+                raise reply
+            yield reply
+
+
+def ready(assistant):
+    opening = Opening("echovlm")
+    opening.assistant = assistant
+    opening._done.set()
+    return opening

@@ -101,6 +101,13 @@ class Visitor:
             "document.querySelector('#report-status').innerText.match(/token|Stopped|停止/)"
         )
 
+    def wait_until(self, condition):
+        for _ in range(PATIENCE // 50):
+            if condition():
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError("it never came true")
+
     def press(self, name, nth=-1):
         self.page.locator("#report-chat").get_by_role("button", name=name).nth(nth).click()
 
@@ -174,26 +181,24 @@ def test_stop_ends_generation_and_the_page_lives_on(visit, files, opening, monke
     visitor.page.locator("#report-box .stop-button").click()
     visitor.page.get_by_text("Stopped.").wait_for()
     visitor.page.wait_for_function("document.querySelector('#report-box [data-testid=submit-button]')")
-    for _ in range(100):
-        if not watched.running:
-            break
-        visitor.page.wait_for_timeout(50)
-    assert watched.running == 0
+    visitor.wait_until(lambda: not watched.running)
     assert visitor.answers.first.inner_text().strip()  # what was written stays
     monkeypatch.setattr(watched, "_slow", 0.0)
     visitor.send("Once more")
     visitor.wait_until_done(2)
 
 
-def test_retry_edit_and_undo(visit, files):
+def test_retry_edit_and_undo(visit, files, opening):
+    watched = opening.assistant.watched
     visitor = visit()
     visitor.attach(files[0])
     visitor.send("How large is it?")
     visitor.wait_until_done()
     first = visitor.answers.last.inner_text()
+    written = watched.steps
     visitor.press("Retry")
-    visitor.wait_until_done()
-    assert visitor.answers.last.inner_text() == first  # greedy
+    visitor.wait_until(lambda: watched.steps > written and not watched.running)
+    visitor.wait_until(lambda: visitor.answers.last.inner_text() == first)  # greedy
     visitor.press("Edit")
     field = visitor.page.locator("#report-chat textarea").last
     field.fill("How small is it?")

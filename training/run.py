@@ -148,8 +148,12 @@ def _train(
         freeze(model, None)
         model.model.visual.requires_grad_(True)
         warmup = VisionWarmup(model.model.visual, encoder, cases)
+        heads = output / "dense_heads.safetensors"  # a later warm-up stage goes on with the same read-outs
+        if heads.exists():
+            warmup.heads.load_state_dict(load_file(heads))
         say(f"{stage.name}: {learning(warmup.module):,} parameters learn, {len(warmup):,} images")
         train(warmup, stage.schedule, folder, precision=precision, resume=True)
+        save_file(warmup.heads.state_dict(), heads)
         return model
     if stage.kind == "instruct":
         wrapped = with_lora(model, stage.lora, stage.schedule.seed)
