@@ -76,6 +76,10 @@ class Assistant(Protocol):
     demo: bool  # True when these are the small weights trained on simulated images
     device: str
 
+    def request(self, turn: Turn) -> str:
+        """The words the model will read for `turn`, standard wording included: what a page should show."""
+        ...
+
     def stream(
         self, turn: Turn, history: Sequence[Turn | Reply] = (), settings: Settings | None = None
     ) -> Iterator[Reply]: ...

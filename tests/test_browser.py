@@ -173,7 +173,7 @@ def test_follow_ups_keep_the_images_in_view(visit, files, opening, monkeypatch):
 
 def test_stop_ends_generation_and_the_page_lives_on(visit, files, opening, monkeypatch):
     watched = opening.assistant.watched
-    monkeypatch.setattr(watched, "_slow", 0.05)
+    monkeypatch.setattr(watched, "_slow", 0.25)  # two minutes for the whole answer: nobody waits that long
     visitor = visit()
     visitor.attach(files[0])
     visitor.send("Go on for ever")
