@@ -44,7 +44,6 @@ class Probe:
 LINEAR = Probe("linear", 10.0, width_mm=40.0)
 WIDE_LINEAR = Probe("wide linear", 8.0, width_mm=50.0)
 CONVEX = Probe("convex", 3.5, radius_mm=50.0, angle_deg=60.0, f_number=3.5)
-ENDOCAVITY = Probe("endocavity", 6.5, radius_mm=10.0, angle_deg=120.0, f_number=3.0)
 PHASED = Probe("phased array", 2.8, radius_mm=1.0, angle_deg=84.0, f_number=4.0)
 
 

@@ -11,7 +11,7 @@ from simulator.anatomy.registry import VIEWS
 from simulator.draw import draw_view
 from simulator.examination import KINDS, ORGANS, Examination, Lesion, View
 from simulator.population import MEASURE_RANGES, sample_examination
-from simulator.probe import ENDOCAVITY, LINEAR, SIZE, scan_grid
+from simulator.probe import LINEAR, PHASED, SIZE, scan_grid
 from simulator.tissue import LABELS, LESION
 
 ALL_VIEWS = [(organ, name) for organ in ORGANS for name in VIEWS[organ]]
@@ -121,7 +121,7 @@ def test_a_colour_box_or_body_mark_does_not_give_a_lesion_away():
     assert (corner[..., 0] != corner[..., 2]).any()  # the hand of the body mark
 
 
-@pytest.mark.parametrize(("probe", "depth"), [(LINEAR, 40.0), (ENDOCAVITY, 80.0)])
+@pytest.mark.parametrize(("probe", "depth"), [(LINEAR, 40.0), (PHASED, 150.0)])
 def test_scan_conversion_keeps_places_and_distances(probe, depth):
     grid = scan_grid(probe, depth)
     image = grid.to_image(grid.z.astype(np.float32))

@@ -23,6 +23,7 @@ from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalG
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from assistants.echovlm import EchoVLMForConditionalGeneration
+from assistants.echovlm.assistant import DEMO_MARK
 from assistants.echovlm.prompts import LANGUAGES, organs, standard_request
 from imaging.case import Case, read_cases
 from imaging.files import load_frames
@@ -216,7 +217,7 @@ def ship(
         training, _features(shipped, encoder, held_out, rng), recipe.familiarity_quantile
     )
     familiarity.save(fresh)
-    (fresh / "demo.json").write_text(json.dumps({"recipe": recipe.name, "seed": recipe.seed}) + "\n")
+    (fresh / DEMO_MARK).write_text(json.dumps({"recipe": recipe.name, "seed": recipe.seed}) + "\n")
     for card in folder.glob("README.md"):
         shutil.copy(card, fresh)
     if folder.exists():

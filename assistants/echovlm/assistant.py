@@ -24,6 +24,7 @@ from models.registry import registry
 from models.streaming import Writer
 
 DEMO_WEIGHTS = Path(__file__).parents[2] / "weights" / "demo" / "echovlm"
+DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
 _ROOM_TO_ANSWER = (
     128  # tokens a prompt must leave free; the shortest reports of the paper's appendix need as much
 )
@@ -54,7 +55,7 @@ class EchoVLMAssistant:
         """Open the demo weights (None), a folder or a Hugging Face id; raises what `Backbone.open` does."""
         path = str(weights or DEMO_WEIGHTS)
         backbone = Backbone.open(path, device=device, dtype=dtype, quantize=quantize)
-        demo = backbone.folder.resolve() == DEMO_WEIGHTS
+        demo = (backbone.folder / DEMO_MARK).is_file()
         known = registry().weights.get(path.partition("@")[0])
         label = "demo weights" if demo else known.title if known else Path(path).name
         title = " · ".join(part for part in ("EchoVLM", label, quantize) if part)
