@@ -30,9 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: Opening(name, weights.get(name), device=options.device, quantize=quantize) for name in TABS
     }
     page = compose(openings)
-    _, address, _ = page.launch(
-        server_name=options.host, server_port=options.port, prevent_thread_lock=True, **launch_options()
-    )
+    try:
+        _, address, _ = page.launch(
+            server_name=options.host, server_port=options.port, prevent_thread_lock=True, **launch_options()
+        )
+    except OSError:
+        raise SystemExit(
+            "The page could not start: the port is taken, or the host is not this machine's. Try another --port."
+        ) from None
     print(f"Ultrasound Assistant · 超声助手  {address}  (research use only · 仅供研究)", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are deleted on the way out
     for opening in openings.values():

@@ -21,6 +21,7 @@ from apps.language import LANGUAGES, both, label
 from apps.opening import Opening
 from assistants.base import Settings, Turn
 from imaging.frame import Frame
+from models.errors import ModelError
 
 EXAMPLES = Path(__file__).parent / "examples"
 TASKS = ("report", "diagnosis", "vqa")
@@ -118,6 +119,20 @@ def _example_cards() -> list[tuple[gr.Button, Example]]:
             ]
 
 
+def _check_choices(task: str, organ: str, language: str) -> None:
+    """Raise a ModelError that lists the choices: Gradio does not hold clients to `Literal`."""
+    for name, value, allowed in (
+        ("task", task, TASKS),
+        ("organ", organ, (ANY_ORGAN, *ORGANS)),
+        ("language", language, LANGUAGES),
+    ):
+        if value not in allowed:
+            listed = ", ".join(allowed)
+            raise ModelError(
+                f"{name} {value!r} is not one of {listed}.", f"{name} 的值 {value!r} 无效，可选：{listed}。"
+            )
+
+
 def _endpoint(opening: Opening):
     """The function behind `/report`, typed for its clients."""
 
@@ -134,6 +149,7 @@ def _endpoint(opening: Opening):
         trained on put a notice above the text. Research use only.
         """
         try:
+            _check_choices(task, organ, language)
             while not opening.wait(1.0):
                 yield ""
             frames = read_uploads([file["path"] for file in files])
@@ -146,6 +162,7 @@ def _endpoint(opening: Opening):
                         bubble["content"] for bubble in answer_bubbles(reply, len(frames), language)
                     )
         except Exception as error:
-            raise gr.Error(explain(error, language), print_exception=False) from None
+            told = language if language in LANGUAGES else "en"
+            raise gr.Error(explain(error, told), print_exception=False) from None
 
     return report

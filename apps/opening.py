@@ -12,6 +12,7 @@ from threading import Event, Thread
 
 from apps.language import LANGUAGES, both, text
 from assistants.base import Assistant, open_assistant
+from models.errors import ModelError
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,14 @@ class Opening:
         try:
             self.assistant = open_assistant(self.name, self.weights, **self._options)
         except Exception as error:  # whatever it is, the page shows it as the cause
-            log.exception("could not open %s with weights %s", self.name, self.weights or "demo")
+            expected = isinstance(error, ModelError)  # its sentence says all there is to say
+            log.error(
+                "could not open %s with weights %s: %s",
+                self.name,
+                self.weights or "demo",
+                error,
+                exc_info=not expected,
+            )
             self.error = error
         self._done.set()
 

@@ -19,8 +19,11 @@ SHEET_COLUMNS, SHEET_ROWS, CELL = 8, 6, 224
 
 def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
-    if args.cases < 1 or args.workers < 1 or args.rows < 1:
-        print("--cases, --workers and --rows must be 1 or more", file=sys.stderr)
+    if min(args.cases, args.workers, args.rows) < 1 or args.seed < 0:
+        print("--cases, --workers and --rows must be 1 or more, --seed 0 or more", file=sys.stderr)
+        return 2
+    if (args.out.exists() and not args.out.is_dir()) or (args.out / "cases.jsonl").exists():
+        print(f"{args.out} is a file or holds cases already: choose another OUT", file=sys.stderr)
         return 2
     order = Order(args.seed, tuple(args.task), args.organ, args.language, args.rows, args.labels)
     sheet: list[Case] = []

@@ -64,15 +64,17 @@ def write_examinations(order: Order, count: int, out: Path, workers: int = 1) ->
 def _write_one(order: Order, out: Path, number: int) -> list[Case]:
     examination = sample_examination(np.random.default_rng([order.seed, number]), order.organ)
     name = f"s{order.seed}-{number:06d}"
-    images, labels = [], []
+    images, labels, scales = [], [], []
     for i, view in enumerate(examination.views):
         picture = draw_view(examination, view)
+        scales.append(round(picture.mm_per_pixel, 4))
         images.append(f"images/{name}-{i}.png")
         _save(picture.pixels, out / images[-1])
         if order.labels:
             labels.append(f"labels/{name}-{i}.png")
             Image.fromarray(picture.labels).save(out / labels[-1], compress_level=3)
-    return list(_cases(order, examination, name, images, labels))
+    extra = {"mm_per_pixel": scales} | ({"labels": labels} if labels else {})
+    return list(_cases(order, examination, name, images, extra))
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
@@ -81,7 +83,7 @@ def _save(pixels: np.ndarray, path: Path) -> None:
 
 
 def _cases(
-    order: Order, examination: Examination, name: str, images: list[str], labels: list[str]
+    order: Order, examination: Examination, name: str, images: list[str], extra: dict
 ) -> Iterator[Case]:
     rng = np.random.default_rng([order.seed, int(name.split("-")[1]), 1])
     for task in order.tasks:
@@ -99,7 +101,7 @@ def _cases(
                 answer_type=answer_type,
                 valid_images=tuple(i for i, view in enumerate(examination.views) if view.shows_lesion),
                 patient=name,
-                extra={"examination": examination.truth()} | ({"labels": labels} if labels else {}),
+                extra={"examination": examination.truth(), **extra},
             )
 
 

@@ -309,3 +309,17 @@ def test_bad_arguments_are_refused_with_a_sentence(arguments, says):
     assert run.returncode == 2
     assert says in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("choices", "listed"),
+    [
+        (("question", "any", "en"), "vqa"),
+        (("report", "spleen", "en"), "liver"),
+        (("report", "any", "fr"), "zh"),
+    ],
+)
+def test_an_unknown_choice_is_answered_with_the_known_ones(client, tmp_path, choices, listed):
+    files = [handle_file(pages.write_png(tmp_path))]
+    with pytest.raises(AppError, match=listed):
+        client.predict(files, "", *choices, api_name="/report")

@@ -37,6 +37,7 @@ def test_the_command_writes_cases_images_labels_and_a_contact_sheet(tmp_path, ca
         assert row["language"] in ("zh", "en") and row["task"] in ("report", "vqa")
         assert all((tmp_path / image).is_file() for image in row["images"] + row["labels"])
         views = row["examination"]["views"]
+        assert len(row["mm_per_pixel"]) == len(views) and min(row["mm_per_pixel"]) > 0.05
         assert row.get("valid_images", []) == [i for i, view in enumerate(views) if view["shows_lesion"]]
         assert ("valid_images" in row) == (row["examination"]["lesion"] is not None)
     assert Image.open(tmp_path / "contact_sheet.png").width > 224
@@ -65,7 +66,13 @@ def test_language_and_organ_can_be_chosen(tmp_path, language):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--cases", "0"], ["--cases", "3", "--organ", "spleen"], ["--cases", "3", "--task", "poem"], []],
+    [
+        ["--cases", "0"],
+        ["--cases", "3", "--seed", "-1"],
+        ["--cases", "3", "--organ", "spleen"],
+        ["--cases", "3", "--task", "poem"],
+        [],
+    ],
 )
 def test_bad_arguments_end_with_code_two(tmp_path, arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -92,3 +99,11 @@ def test_examinations_are_plausible():
         assert (lesion.posterior == "enhancement") or lesion.kind != "anechoic"
         doppler = any(view.doppler and view.shows_lesion for view in exam.views)
         assert (lesion.vascularity is not None) == doppler
+
+
+def test_cases_that_are_there_are_not_written_over(tmp_path, capsys):
+    assert main(["--cases", "1", "--quiet", str(tmp_path)]) == 0
+    before = (tmp_path / "cases.jsonl").read_bytes()
+    assert main(["--cases", "2", "--quiet", str(tmp_path)]) == 2
+    assert "choose another OUT" in capsys.readouterr().err
+    assert (tmp_path / "cases.jsonl").read_bytes() == before

@@ -4,6 +4,7 @@ stated."""
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -60,7 +61,16 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, m
     for a, b in zip(whole.module.parameters(), resumed.module.parameters(), strict=True):
         assert torch.equal(a, b)
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
-    assert (tmp_path / "whole/done").exists() and not (tmp_path / "whole/checkpoint").exists()
+    assert json.loads((tmp_path / "whole/done").read_text())["steps"] == 40
+
+
+def test_resuming_a_finished_stage_changes_nothing(tmp_path):
+    first, again = Line(), Line()
+    train(first, SCHEDULE, tmp_path)
+    train(again, SCHEDULE, tmp_path, resume=True)
+    assert again.seen == 0
+    for a, b in zip(first.module.parameters(), again.module.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_it_learns(tmp_path):
@@ -88,13 +98,11 @@ def test_a_half_written_checkpoint_is_never_taken_for_a_whole_one(tmp_path, monk
 
 
 @pytest.mark.parametrize("lengths", [None, [1, 9, 4] * 7])
-def test_every_sample_comes_once_an_epoch_and_processes_share_a_batch(lengths):
+def test_every_sample_comes_once_an_epoch(lengths):
     order = Order(21, SCHEDULE, lengths)
     for epoch in range(2):
         picked = [order.indices(3 * epoch + step) for step in range(3)]
         assert sorted(np.concatenate(picked)) == list(range(21))
-    shares = [order.indices(0, process, 2) for process in range(2)]
-    assert sorted(np.concatenate(shares)) == sorted(order.indices(0))
     assert (Order(21, SCHEDULE, lengths).indices(5) == order.indices(5)).all()  # asked for out of turn
 
 

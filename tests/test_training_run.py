@@ -127,6 +127,10 @@ def test_seen_images_stand_in_for_the_tower(parts, tmp_path):
     ("change", "message"),
     [
         ({"sed": 3}, "sed: unknown key"),
+        ({"precision": "int3"}, "precision: 'int3'"),
+        ({"stages": ["vision"]}, r"stages\[0\]: expected keys"),
+        ({"stages": [{"name": "x"}, {"name": "x"}]}, "same name"),
+        ({"stages": [{"name": "x", "kind": "instruct", "schedule": {}}]}, r"stages\[0\]"),
         ({"stages": []}, "stages: at least one"),
         ({"stages": [{"name": "x", "kind": "magic"}]}, r"stages\[0\].kind: 'magic'"),
         (

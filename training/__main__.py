@@ -18,6 +18,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--output", type=Path, help="folder for cases, logs and checkpoints (default runs/NAME)"
     )
     parser.add_argument("--resume", action="store_true", help="go on with what stands in the output folder")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="put the weights where the recipe says, over those that are there",
+    )
     args = parser.parse_args(arguments)
     try:
         recipe = read_recipe(args.recipe)
@@ -28,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     if output.exists() and any(output.iterdir()) and not args.resume:
         print(f"{output} is not empty: go on with --resume, or choose another --output", file=sys.stderr)
         return 2
-    run(recipe, output)
+    run(recipe, output, publish=args.publish)
     return 0
 
 

@@ -11,6 +11,7 @@ While the vision tower is frozen, its output for every image is computed once an
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class SeenImages:
         first = self._look(tower, encoder, self.paths[:1])
         shape = (len(self.paths), *first[0].shape)
         self.grid = encoder.encode_images(load_frames(self.paths[:1]))["image_grid_thw"][0]
-        done = folder / "seen.npy"
+        done = folder / f"seen-{_mark(tower)}.npy"  # another tower sees something else
         if not done.exists():
             writing = np.lib.format.open_memmap(folder / "seen.writing.npy", "w+", np.float16, shape)
             for i in tqdm(range(0, len(self.paths), 32), desc="vision features", mininterval=10):
@@ -110,8 +111,9 @@ class SeenImages:
     @staticmethod
     @torch.no_grad()
     def _look(tower: nn.Module, encoder: Encoder, paths: Sequence[Path]) -> np.ndarray:
-        images = encoder.encode_images(load_frames(paths))
-        with torch.autocast(next(tower.parameters()).device.type, torch.bfloat16):
+        device = next(tower.parameters()).device
+        images = {k: v.to(device) for k, v in encoder.encode_images(load_frames(paths)).items()}
+        with torch.autocast(device.type, torch.bfloat16):
             out = tower(images["pixel_values"], grid_thw=images["image_grid_thw"]).pooler_output
         return out.reshape(len(paths), -1, out.shape[-1]).to(torch.float16).cpu().numpy()
 
@@ -120,6 +122,12 @@ class SeenImages:
         them."""
         rows = np.concatenate([self.features[self.index[path]] for path in paths]).astype(np.float32)
         return {"pixel_values": torch.from_numpy(rows), "image_grid_thw": self.grid.repeat(len(paths), 1)}
+
+
+def _mark(tower: nn.Module) -> str:
+    """Twelve letters that change when any of the tower's parameters does."""
+    sums = torch.stack([p.detach().double().abs().sum().cpu() for p in tower.parameters()])
+    return hashlib.sha256(sums.numpy().tobytes()).hexdigest()[:12]
 
 
 class SeenTower(nn.Module):

@@ -1,7 +1,7 @@
 """One training loop for every stage: batches in a fixed order, AdamW, cosine schedule, whole checkpoints,
 exact resume.
 
-Built on accelerate, so that the same command serves one CPU, one GPU or several (`accelerate launch`). The
+Built on accelerate, so that the same command serves a CPU or a GPU; one process only so far. The
 order of the samples is a function of (seed, epoch) and the randomness inside a step a function of (seed,
 step): a run that was killed and resumed sees exactly what an unbroken run sees. A checkpoint is written to
 a temporary folder and renamed, so it exists whole or not at all; tensors are safetensors, never pickle.
@@ -63,13 +63,15 @@ class Stage(Protocol):
 def train(
     stage: Stage, schedule: Schedule, output: Path, *, precision: str = "no", resume: bool = False
 ) -> None:
-    """Run one stage. Writes `output/log.csv` and `output/checkpoint/`; `output/done` marks a finished stage.
+    """Run one stage. Writes `output/log.csv`, `output/checkpoint/` and, at the end, `output/done`.
 
     `precision` is accelerate's mixed precision: "no", "bf16" or "fp16". With `resume`, goes on from the last
     checkpoint where there is one.
     """
     output.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+    if accelerator.num_processes > 1:
+        raise RuntimeError("training runs in one process; start it without `accelerate launch`")
     module = stage.module
     learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
@@ -77,13 +79,15 @@ def train(
     )
     prepared, optimizer = accelerator.prepare(module, optimizer)
     start, elapsed = 0, 0.0
-    if resume and (output / "checkpoint").is_dir():
-        start, elapsed = _restore(output / "checkpoint", learning, optimizer)
+    kept = [folder for folder in (output / "checkpoint", output / "checkpoint.old") if folder.is_dir()]
+    if resume and kept:
+        start, elapsed = _restore(kept[0], learning, optimizer)
     log = _Log(output / "log.csv", start)
     begun = time.monotonic() - elapsed
     bar = tqdm(total=schedule.steps, initial=start, desc=stage.name, unit="step", mininterval=10)
-    batches = _Ahead(stage, schedule, accelerator)
+    batches = _Ahead(stage, schedule)
     prepared.train()
+    steps_done = start
     for step in range(start, schedule.steps):
         progress = _progress(schedule, step, time.monotonic() - begun)
         if progress >= 1:
@@ -97,27 +101,27 @@ def train(
         accelerator.clip_grad_norm_(learning.values(), schedule.gradient_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        steps_done = step + 1
         log.add(step, {"loss": float(loss.detach()), **figures})
         bar.update()
         bar.set_postfix(loss=f"{float(loss.detach()):.3f}", refresh=False)
-        if accelerator.is_main_process and (step + 1) % schedule.checkpoint_every == 0:
-            _save(output / "checkpoint", learning, optimizer, step + 1, time.monotonic() - begun)
+        if steps_done % schedule.checkpoint_every == 0:
+            _save(output / "checkpoint", learning, optimizer, steps_done, time.monotonic() - begun)
             log.flush()
     bar.close()
     log.flush()
-    if accelerator.is_main_process:
-        shutil.rmtree(output / "checkpoint", ignore_errors=True)
-        (output / "done").write_text(
-            json.dumps({"steps": step + 1, "seconds": round(time.monotonic() - begun)})
-        )
+    seconds = time.monotonic() - begun
+    _save(
+        output / "checkpoint", learning, optimizer, steps_done, seconds
+    )  # until the caller has kept the weights
+    (output / "done").write_text(json.dumps({"steps": steps_done, "seconds": round(seconds)}))
 
 
 class _Ahead:
     """Makes the next step's batch in a thread while the current one is learned."""
 
-    def __init__(self, stage: Stage, schedule: Schedule, accelerator: Accelerator):
+    def __init__(self, stage: Stage, schedule: Schedule):
         self.stage, self.schedule = stage, schedule
-        self.process, self.processes = accelerator.process_index, accelerator.num_processes
         self.order = Order(len(stage), schedule, stage.lengths)
         self.pool = ThreadPoolExecutor(1)
         self.coming: dict[int, Future] = {}
@@ -129,8 +133,8 @@ class _Ahead:
         return batch
 
     def _make(self, step: int) -> Any:
-        indices = self.order.indices(step, self.process, self.processes)
-        return self.stage.batch(indices, np.random.default_rng([self.schedule.seed, step, self.process]))
+        indices = self.order.indices(step)
+        return self.stage.batch(indices, np.random.default_rng([self.schedule.seed, step, 0]))
 
 
 class Order:
@@ -147,12 +151,12 @@ class Order:
         self.lengths = None if lengths is None else np.asarray(lengths)
         self.epochs: dict[int, np.ndarray] = {}
 
-    def indices(self, step: int, process: int = 0, processes: int = 1) -> np.ndarray:
-        """Sample numbers of one process's share of a step's batch."""
+    def indices(self, step: int) -> np.ndarray:
+        """Sample numbers of a step's batch."""
         at = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs, places = np.divmod(at, self.count)
         picked = [self._epoch(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
-        return np.array(picked)[process::processes]
+        return np.array(picked)
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if epoch not in self.epochs:

@@ -14,6 +14,7 @@ import yaml
 
 from training.loop import Schedule
 
+PRECISIONS = ("no", "bf16", "fp16")
 KINDS = ("vision_warmup", "captions", "moe", "instruct")
 
 
@@ -48,7 +49,6 @@ class Recipe:
     images that must pass."""
 
     name: str
-    assistant: str
     seed: int
     precision: str
     simulate: dict[str, object]
@@ -73,6 +73,16 @@ def read_recipe(path: Path) -> Recipe:
     stages = raw.pop("stages", None)
     if not stages:
         raise RecipeError(f"{path}: stages: at least one stage is needed")
+    for i, stage in enumerate(stages):
+        if not isinstance(stage, dict):
+            raise RecipeError(f"{path}: stages[{i}]: expected keys and values, found {stage!r}")
+    names = [stage.get("name") for stage in stages]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"{path}: stages: two stages have the same name")
+    if raw.get("precision") not in PRECISIONS:
+        raise RecipeError(
+            f"{path}: precision: {raw.get('precision')!r} is not one of {', '.join(PRECISIONS)}"
+        )
     made = tuple(
         _stage(path, f"stages[{i}]", dict(stage), raw.get("seed", 0)) for i, stage in enumerate(stages)
     )
@@ -84,6 +94,8 @@ def _stage(path: Path, where: str, raw: dict, seed: int) -> StageRecipe:
         raise RecipeError(f"{path}: {where}.kind: {raw.get('kind')!r} is not one of {', '.join(KINDS)}")
     schedule = _build(Schedule, path, f"{where}.schedule", {"seed": seed} | dict(raw.pop("schedule", {})))
     lora = raw.pop("lora", None)
+    if raw["kind"] == "instruct" and not lora:
+        raise RecipeError(f"{path}: {where}.lora: the kind instruct needs it")
     lora = _build(Lora, path, f"{where}.lora", lora) if lora else None
     return _build(StageRecipe, path, where, raw | {"schedule": schedule, "lora": lora})
 

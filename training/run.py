@@ -40,30 +40,35 @@ FAMILIAR_IMAGES = 6000  # training images behind the familiarity statistics
 SHARD = "8MB"
 
 
-def run(recipe: Recipe, output: Path, say: Callable[[str], None] = print) -> Path:
-    """Everything up to the shipped weights; returns their folder. What stands in `output` already is not
-    done again."""
+def run(recipe: Recipe, output: Path, say: Callable[[str], None] = print, *, publish: bool = False) -> Path:
+    """Everything up to the finished weights; returns their folder: `output/weights`, or with `publish` the
+    recipe's own. What stands in `output` already is not done again."""
     cases = simulate(recipe.simulate, output / "cases", say)
     held_out = simulate(recipe.held_out, output / "held_out", say)
     encoder = make_encoder(recipe, cases)
     model: nn.Module = dense_model(recipe, encoder)
     for stage in recipe.stages:
         model = _run_stage(recipe, stage, model, encoder, cases, output, say)
-    return ship(recipe, model, encoder, cases, held_out, Path(recipe.weights), say)
+    folder = Path(recipe.weights) if publish else output / "weights"
+    return ship(recipe, model, encoder, cases, held_out, folder, say)
 
 
 def simulate(arguments: dict[str, object], folder: Path, say: Callable[[str], None]) -> list[Case]:
     """The cases of `python -m simulator`, made unless they are there: training meets the simulator only on
     disk."""
+    order = folder / "order.json"
+    wanted = json.dumps(arguments, sort_keys=True)
     if not (folder / "cases.jsonl").exists():
         command = [sys.executable, "-m", "simulator", str(folder)]
         for key, value in arguments.items():
-            command.append(f"--{key}")
-            command += (
-                [str(v) for v in value] if isinstance(value, list) else [] if value is True else [str(value)]
-            )
+            values = value if isinstance(value, list) else [] if isinstance(value, bool) else [value]
+            if value is not False:
+                command += [f"--{key}", *map(str, values)]
         say("$ " + " ".join(command[1:]))
         subprocess.run(command, check=True)
+        order.write_text(wanted)
+    elif order.exists() and order.read_text() != wanted:
+        raise ValueError(f"{folder} holds the cases of another recipe ({order}); choose another --output")
     return list(read_cases(folder / "cases.jsonl"))
 
 
@@ -132,6 +137,7 @@ def _run_stage(
     writing = kept.with_suffix(".writing")
     save_file({name: tensor.contiguous() for name, tensor in _untied(trained).items()}, writing)
     writing.rename(kept)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return trained
 
 
@@ -218,11 +224,15 @@ def ship(
     )
     familiarity.save(fresh)
     (fresh / DEMO_MARK).write_text(json.dumps({"recipe": recipe.name, "seed": recipe.seed}) + "\n")
-    for card in folder.glob("README.md"):
-        shutil.copy(card, fresh)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(old)
     fresh.rename(folder)
+    if (old / "README.md").exists():
+        shutil.copy(old / "README.md", folder)
+        say(f"{folder / 'README.md'} still has the figures of the weights before: measure and correct it")
+    shutil.rmtree(old, ignore_errors=True)
     say(f"weights in {folder}")
     return folder
 
