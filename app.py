@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except OSError:
         raise SystemExit(
-            "The page could not start: the port is taken, or the host is not this machine's. Try another --port."
+            "The port is taken, or the host is not this machine's. Try another --port."
         ) from None
     print(f"Ultrasound Assistant · 超声助手  {address}  (research use only · 仅供研究)", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are deleted on the way out
