@@ -108,12 +108,12 @@ def train(
         if steps_done % schedule.checkpoint_every == 0:
             _save(output / "checkpoint", learning, optimizer, steps_done, time.monotonic() - begun)
             log.flush()
+    batches.close()
     bar.close()
     log.flush()
     seconds = time.monotonic() - begun
-    _save(
-        output / "checkpoint", learning, optimizer, steps_done, seconds
-    )  # until the caller has kept the weights
+    # The caller deletes this one, once it has kept the weights.
+    _save(output / "checkpoint", learning, optimizer, steps_done, seconds)
     (output / "done").write_text(json.dumps({"steps": steps_done, "seconds": round(seconds)}))
 
 
@@ -131,6 +131,10 @@ class _Ahead:
         if step + 1 < self.schedule.steps:
             self.coming[step + 1] = self.pool.submit(self._make, step + 1)
         return batch
+
+    def close(self) -> None:
+        """Drop the batch that nobody will ask for: the clock may end a stage before its steps do."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
 
     def _make(self, step: int) -> Any:
         indices = self.order.indices(step)
