@@ -1,0 +1,170 @@
+"""Texts into tokens: the tokenizers that the field's scores are defined on, each with a signature.
+
+`jieba` gives the tokens of jieba 0.42.1 (default dictionary, HMM on) with tokens of white space left out. Most
+texts go through rjieba, the same algorithm in Rust, whose tokens are split again where jieba splits runs of
+Latin letters and digits; texts with characters outside U+4E00–9FD5 that are ideographs all the same, and all
+texts once there is a user dictionary, go through jieba itself. `zh`, `13a` and `char` are sacreBLEU 2.6.0's.
+
+Knows nothing of predictions or scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+Tokenize = Callable[[str], list[str]]
+NAMES = ("jieba", "char", "zh", "13a", "ws")
+
+# Ideographs that jieba's own block pattern (U+4E00–9FD5) leaves out, where rjieba's Unicode classes do not:
+# radicals, extensions, compatibility forms, and everything outside the basic plane that may be one.
+_RARE = re.compile("[\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u9fd6-\u9fff\uf900-\ufaff"
+                   "\U00020000-\U0003ffff]")  # fmt: skip
+_LATIN_OR_DIGIT, _CJK = re.compile("[a-zA-Z0-9]"), re.compile("[\u4e00-\u9fd5]")
+_LATIN_RUN = re.compile(r"([a-zA-Z0-9]+(?:\.\d+)?%?)")  # what jieba cuts a run outside its dictionary by
+_SPACE_BUT_BLANK = re.compile(r"[^\S ]")
+_IN_DICTIONARY = {"AT&T", "c#", "C#", "c++", "C++"}  # the only such entries of jieba's dictionary
+
+
+class UserDictionaryError(ValueError):
+    """A user dictionary that jieba cannot read."""
+
+
+def tokenizer(name: str = "jieba", user_dictionary: str | Path | None = None) -> tuple[Tokenize, str]:
+    """The tokenizer called `name` (one of NAMES) and its signature.
+
+    A user dictionary (jieba's format: word, count, tag) is for `jieba` alone; the hash of its bytes stands in
+    the signature. Raises ValueError for an unknown name, UserDictionaryError for a file jieba cannot read.
+    """
+    if name not in NAMES:
+        raise ValueError(f"no tokenizer is called {name!r}; choose one of {', '.join(NAMES)}")
+    if name == "jieba":
+        return _jieba(user_dictionary)
+    if user_dictionary is not None:
+        raise ValueError(f"a user dictionary belongs to the tokenizer jieba, not to {name}")
+    return {"char": _characters, "zh": _zh, "13a": _13a, "ws": str.split}[name], name
+
+
+def jieba_spaced(text: str) -> list[str]:
+    """jieba's tokens with those of white space kept, except single spaces: what ms-swift and LLaMA-Factory count."""
+    if _SPACE_BUT_BLANK.search(text):
+        return [token for token in _python_jieba().lcut(text) if token.strip(" ")]
+    return _cut(text)
+
+
+def _jieba(user_dictionary: str | Path | None) -> tuple[Tokenize, str]:
+    if user_dictionary is None:
+        return _cut, "jieba-0.42.1-hmm"
+    words = Path(user_dictionary).read_bytes()
+    cut = _user_jieba(words)
+    digest = hashlib.sha256(words).hexdigest()[:8]
+    return partial(_spoken, cut), f"jieba-0.42.1-hmm-dict:{digest}"
+
+
+def _cut(text: str) -> list[str]:
+    fast = _rjieba()
+    if fast is None or _RARE.search(text):
+        return _spoken(_python_jieba().lcut, text)
+    tokens: list[str] = []
+    for token in fast(text):
+        if len(token) > 1 and _LATIN_OR_DIGIT.search(token) and not _CJK.search(token):
+            if token not in _IN_DICTIONARY:
+                tokens.extend(piece for piece in _LATIN_RUN.split(token) if piece and not piece.isspace())
+                continue
+        if not token.isspace():
+            tokens.append(token)
+    return tokens
+
+
+def _spoken(cut: Tokenize, text: str) -> list[str]:
+    return [token for token in cut(text) if token.strip()]
+
+
+@lru_cache(maxsize=1)
+def _rjieba() -> Tokenize | None:
+    try:
+        from rjieba import cut
+    except ImportError:  # no wheel for this machine: jieba alone gives the same tokens, more slowly
+        return None
+    return cut
+
+
+_loading = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _python_jieba():
+    """A private jieba: the global one can be changed by any import, and its cache file in the temporary folder
+    is shared by all users and read with marshal (fxsjy/jieba#903, #26)."""
+    import jieba
+
+    with _loading:
+        own = jieba.Tokenizer()
+        own.FREQ, own.total = own.gen_pfdict(own.get_dict_file())
+        own.initialized = True
+    return own
+
+
+def _user_jieba(words: bytes) -> Tokenize:
+    import io
+
+    _python_jieba.cache_clear()  # the words must not reach the tokenizer without them
+    own = _python_jieba()
+    _python_jieba.cache_clear()
+    try:
+        text = words.decode("utf-8-sig")
+        own.load_userdict(io.StringIO(text))
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UserDictionaryError(f"the user dictionary is not in jieba's format (word, count, tag): {error}") from None
+    return own.lcut
+
+
+def _characters(text: str) -> list[str]:
+    return [character for character in text if not character.isspace()]
+
+
+# sacreBLEU's table of "Chinese" characters, two typing errors included: "\u20000" there is U+2000 followed by
+# "0", so U+2001–2A6D counts as Chinese (① and − do) and extension B does not.
+_SACREBLEU_CHINESE = re.compile(
+    "([\u3400-\u4db5\u4e00-\u9fbb\uf900-\ufa2d\ufa30-\ufa6a\ufa70-\ufad9\u2001-\u2a6d\u2f81-\u2fa1\uff00-\uffef"
+    "\u2e80-\u2eff\u3000-\u303f\u31c0-\u31ef\u2f00-\u2fdf\u2ff0-\u2fff\u3100-\u312f\u31a0-\u31bf\ufe10-\ufe1f"
+    "\ufe30-\ufe4f\u3200-\u33ff])"
+)
+_13A_RULES = (
+    (re.compile(r"([\{-\~\[-\` -\&\(-\+\:-\@\/])"), r" \1 "),
+    (re.compile(r"([^0-9])([\.,])"), r"\1 \2 "),
+    (re.compile(r"([\.,])([^0-9])"), r" \1 \2"),
+    (re.compile(r"([0-9])(-)"), r"\1 \2 "),
+)
+_13A_ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
+
+
+def _zh(text: str) -> list[str]:
+    return _13a_words(_SACREBLEU_CHINESE.sub(r" \1 ", text.rstrip().strip()))
+
+
+def _13a(text: str) -> list[str]:
+    text = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
+    for entity, character in _13A_ENTITIES:
+        text = text.replace(entity, character)
+    return _13a_words(f" {text} ")
+
+
+def _13a_words(text: str) -> list[str]:
+    """The language-dependent part of mteval-v13a."""
+    for pattern, spaced in _13A_RULES:
+        text = pattern.sub(spaced, text)
+    return text.split()
+
+
+def tokenize_all(tokenize: Tokenize, texts: Sequence[str]) -> list[list[str]]:
+    """The tokens of every text; a text that occurs several times is cut once."""
+    known: dict[str, list[str]] = {}
+    for text in texts:
+        if text not in known:
+            known[text] = tokenize(text)
+    return [known[text] for text in texts]
