@@ -16,7 +16,12 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 
-_MARKS = str.maketrans(dict(zip("，。．；：？！、（）【】［］《》〈〉“”„‘’—–−～·", ",..;:?!,()[][]<><>\"\"\"''---~.", strict=True)) | {"…": "..."})
+_MARKS = str.maketrans(
+    dict(
+        zip("，。．；：？！、（）【】［］《》〈〉“”„‘’—–−～·", ',..;:?!,()[][]<><>"""\'\'---~.', strict=True)
+    )
+    | {"…": "..."}
+)
 _SPACE = re.compile(r"\s+")
 _CLOSE = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff!-/:-@\\[-`{-~\u3000-\u303f\uff00-\uff65"
 _SPACE_BESIDE = re.compile(rf" (?=[{_CLOSE}])|(?<=[{_CLOSE}]) ")
@@ -34,6 +39,7 @@ def normalizer(steps: Sequence[str] = (), *, lower: bool = False) -> Callable[[s
         if step not in STEPS:
             raise ValueError(f"no normalisation is called {step!r}; choose from {', '.join(STEPS)}")
     chosen = [rewrite for name, rewrite in STEPS.items() if name in steps] + [str.lower] * lower
+
     def apply(text: str) -> str:
         for rewrite in chosen:
             text = rewrite(text)

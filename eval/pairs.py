@@ -57,12 +57,16 @@ def pairs_of(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> list
         except PairError as error:
             raise PairError(f"{source} line {line}: {error}") from None
         if pair.id in lines:
-            raise PairError(f"{source} line {line}: a second prediction for id {pair.id!r} (first in line "
-                            f"{lines[pair.id]}). Keep one line for each id.")
+            raise PairError(
+                f"{source} line {line}: a second prediction for id {pair.id!r} (first in line "
+                f"{lines[pair.id]}). Keep one line for each id."
+            )
         lines[pair.id] = line
         pairs.append(pair)
     if not pairs:
-        raise PairError(f"{source} holds no predictions. Expected one JSON object a line, each with id and prediction.")
+        raise PairError(
+            f"{source} holds no predictions. Expected one JSON object a line, each with id and prediction."
+        )
     return pairs
 
 
@@ -81,8 +85,12 @@ def pair_of(values: Mapping[str, Any]) -> Pair:
     if not isinstance(prediction, str | None):
         raise PairError(f"id {identity!r}: prediction {prediction!r:.60} is not a text")
     names = {alias: name for alias, name in ALIASES.items() if alias in values and name not in values}
-    return Pair(identity, prediction, _references(values, identity),
-                {**values, **{name: values[alias] for alias, name in names.items()}})
+    return Pair(
+        identity,
+        prediction,
+        _references(values, identity),
+        {**values, **{name: values[alias] for alias, name in names.items()}},
+    )
 
 
 def _references(values: Mapping[str, Any], identity: str) -> tuple[str, ...]:
@@ -107,5 +115,7 @@ def read_json_lines(path: str | Path) -> Iterable[tuple[int, Any]]:
             except UnicodeDecodeError as error:
                 raise PairError(f"{path.name} line {number}: not UTF-8 text ({error.reason})") from None
             except json.JSONDecodeError as error:
-                raise PairError(f"{path.name} line {number}: not a JSON object ({error.msg} at column {error.colno}). "
-                                "Expected one object a line.") from None
+                raise PairError(
+                    f"{path.name} line {number}: not a JSON object ({error.msg} at column {error.colno}). "
+                    "Expected one object a line."
+                ) from None

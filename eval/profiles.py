@@ -50,10 +50,12 @@ def measures(profile: str, texts: Texts) -> list[Measure]:
 def _echovlm(texts: Texts) -> Iterable[Measure]:
     words = texts.words
     for order in ORDERS:
-        receipt = _receipt(texts, f"agg:sent-mean|order:{order}|weights:cumulative|smooth:m3|like:nltk-3.10.4")
+        receipt = _receipt(
+            texts, f"agg:sent-mean|order:{order}|weights:cumulative|smooth:m3|like:nltk-3.10.4"
+        )
         yield mean(f"BLEU-{order}", _nltk(texts, bleu.cumulative(order), "m3"), receipt)
     receipt = _receipt(texts, "f:2PR/(P+R+1e-8)|ngrams:sets|lcs:list|like:rouge_chinese-1.0.3")
-    for name, variant in zip(("1", "2", "L"), rouge.chinese(words.shared), strict=True):
+    for name, variant in zip(("1", "2", "L"), rouge.chinese(_rouge_chinese_words(texts).shared), strict=True):
         yield mean(f"ROUGE-{name}", texts.best(variant.f), receipt)
     yield mean("METEOR", texts.best(_meteor(words)), _receipt(texts, f"{meteor.RECEIPT}|like:nltk-3.10.4"))
     receipt = _receipt(texts, "ngrams:clipped|like:rouge_score-0.1.2")
@@ -83,6 +85,10 @@ def _llava(texts: Texts) -> Iterable[Measure]:
     yield mean("EM strict", np.where(open_ones, _strict(texts), np.nan), _plain(texts, "strip"), share=True)
     f1 = answers.token_scores(texts.words.shared.grams[0])[0]
     yield mean("F1 clipped", np.where(open_ones, texts.best(f1), np.nan), _receipt(texts, "tokens:clipped"))
+    both = zip(texts.predictions, texts.references, strict=True)
+    found = texts.best([llava_med.closed(prediction, reference) for prediction, reference in both])
+    receipt = _plain(texts, "substring|like:llava-med-ff616e7")
+    yield mean("closed by substring", np.where(open_ones, np.nan, found), receipt, share=True)
 
 
 def _normalized(texts: Texts, text: str, times: int) -> list[str]:
@@ -96,7 +102,7 @@ def _normalized(texts: Texts, text: str, times: int) -> list[str]:
 def _llamafactory(texts: Texts) -> Iterable[Measure]:
     characters = texts.cut("every character", list)
     scores = {"BLEU-4": _best_bleu(texts, characters, bleu.cumulative(4), "m3")}
-    words = texts.cut("rouge_chinese", _as_rouge_chinese_reads)
+    words = texts.cut("llamafactory", _as_llamafactory_reads)
     spoken = (words.shared.predicted > 0) & (words.shared.referenced > 0)
     for name, variant in zip(("1", "2", "L"), rouge.chinese(words.shared), strict=True):
         scores[f"ROUGE-{name}"] = texts.best(np.where(spoken, variant.f, 0.0))
@@ -107,17 +113,27 @@ def _llamafactory(texts: Texts) -> Iterable[Measure]:
         yield mean(name, rounded, f"{receipt}|like:llama-factory-ff6d4d1", case_scale=100.0)
 
 
-def _as_rouge_chinese_reads(text: str) -> list[str]:
-    """Tokens after the package's own cutting: a line break after a full stop leaves an empty token behind."""
-    tokens = tokenizers.jieba_spaced(text)
-    if "\n" not in text:
-        return [token for token in tokens if token.strip()]
-    return rouge.chinese_words(" ".join(tokens))
+def _as_llamafactory_reads(text: str) -> list[str]:
+    """jieba's tokens, line breaks among them, as rouge_chinese counts them once they are joined by spaces."""
+    if "\n" in text or _DOTS in text:
+        return rouge.chinese_words(" ".join(tokenizers.jieba_spaced(text)))
+    return [token for token in tokenizers.jieba_spaced(text) if token.strip()]
+
+
+_DOTS = "." * 7  # the package starts a new sentence after six full stops, inside a token too
+
+
+def _rouge_chinese_words(texts: Texts) -> Cut:
+    """The chosen tokens as rouge_chinese counts them: cut once more where it ends a sentence inside a token."""
+    every = chain(texts.predictions, texts.references)
+    if texts.token_signature.startswith("jieba-0.42.1-hmm") and not any(_DOTS in text for text in every):
+        return texts.words
+    return texts.cut("rouge_chinese", lambda text: rouge.chinese_words(" ".join(texts.tokens(text))))
 
 
 def _swift(texts: Texts) -> Iterable[Measure]:
     words = texts.cut("swift", tokenizers.jieba_spaced)
-    blank = [not p.strip() or not r.strip() for p, r in zip(texts.predictions, texts.references, strict=True)]
+    blank = (words.shared.predicted == 0) | (words.shared.referenced == 0)  # the script leaves these pairs out
     receipt = f"tok:jieba-0.42.1-hmm|round:6|{texts.signature}|like:ms-swift-3602360"
     values = _best_bleu(texts, words, bleu.cumulative(4), "m3")
     spoken = ~np.isnan(texts.best(np.where(blank, np.nan, 0.0)))
@@ -248,5 +264,7 @@ def named(profiles: Iterable[str]) -> list[str]:
     """Profiles in the order of PROFILES, "all" standing for every one. ValueError for an unknown name."""
     wanted = set(chain.from_iterable(PROFILES if name == "all" else [name] for name in profiles))
     if unknown := wanted - set(PROFILES):
-        raise ValueError(f"no profile is called {sorted(unknown)[0]!r}; choose from {', '.join(PROFILES)}, all")
+        raise ValueError(
+            f"no profile is called {sorted(unknown)[0]!r}; choose from {', '.join(PROFILES)}, all"
+        )
     return [name for name in PROFILES if name in wanted]

@@ -72,3 +72,16 @@ class Result:
     versions: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)  # file -> sha256
     cases: tuple[Mapping[str, Any], ...] = ()  # --per-case: {"id": …, "echovlm": {"BLEU-1": …}}
+
+    def cell(self, section: str, column: str, group: str = MICRO) -> Cell:
+        """One cell. KeyError names what there is instead."""
+        found = {part.name: part for part in self.sections}
+        rows = {row.name: row for row in found[section].groups} if section in found else {}
+        if group not in rows or column not in rows[group].cells:
+            there = list(rows[group].cells) if group in rows else list(rows) or list(found)
+            raise KeyError(f"no {section!r} · {column!r} · {group!r}; there are {', '.join(there)}")
+        return rows[group].cells[column]
+
+    def value(self, section: str, column: str, group: str = MICRO) -> float | None:
+        """One figure in the table's unit, unrounded."""
+        return self.cell(section, column, group).value

@@ -24,7 +24,6 @@ NAMES = ("jieba", "char", "zh", "13a", "ws")
 # radicals, extensions, compatibility forms, and everything outside the basic plane that may be one.
 _RARE = re.compile("[\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u9fd6-\u9fff\uf900-\ufaff"
                    "\U00020000-\U0003ffff]")  # fmt: skip
-_LATIN_OR_DIGIT, _CJK = re.compile("[a-zA-Z0-9]"), re.compile("[\u4e00-\u9fd5]")
 _LATIN_RUN = re.compile(r"([a-zA-Z0-9]+(?:\.\d+)?%?)")  # what jieba cuts a run outside its dictionary by
 _SPACE_BUT_BLANK = re.compile(r"[^\S ]")
 _IN_DICTIONARY = {"AT&T", "c#", "C#", "c++", "C++"}  # the only such entries of jieba's dictionary
@@ -71,11 +70,9 @@ def _cut(text: str) -> list[str]:
         return _spoken(_python_jieba().lcut, text)
     tokens: list[str] = []
     for token in fast(text):
-        if len(token) > 1 and _LATIN_OR_DIGIT.search(token) and not _CJK.search(token):
-            if token not in _IN_DICTIONARY:
-                tokens.extend(piece for piece in _LATIN_RUN.split(token) if piece and not piece.isspace())
-                continue
-        if not token.isspace():
+        if len(token) > 1 and token.isascii() and token not in _IN_DICTIONARY:
+            tokens.extend(piece for piece in _LATIN_RUN.split(token) if piece and not piece.isspace())
+        elif not token.isspace():
             tokens.append(token)
     return tokens
 
@@ -119,7 +116,9 @@ def _user_jieba(words: bytes) -> Tokenize:
         text = words.decode("utf-8-sig")
         own.load_userdict(io.StringIO(text))
     except (UnicodeDecodeError, ValueError) as error:
-        raise UserDictionaryError(f"the user dictionary is not in jieba's format (word, count, tag): {error}") from None
+        raise UserDictionaryError(
+            f"the user dictionary is not in jieba's format (word, count, tag): {error}"
+        ) from None
     return own.lcut
 
 
@@ -127,37 +126,54 @@ def _characters(text: str) -> list[str]:
     return [character for character in text if not character.isspace()]
 
 
+class _SetApart(dict):
+    """A table for `str.translate` that puts spaces around the characters of a class, filled as they occur."""
+
+    def __init__(self, characters: str):
+        super().__init__()
+        self._member = re.compile(characters)
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        self[code] = f" {character} " if self._member.match(character) else character
+        return self[code]
+
+
+_13A_MARKS = r"\{-\~\[-\` -\&\(-\+\:-\@\/"
 # sacreBLEU's table of "Chinese" characters, two typing errors included: "\u20000" there is U+2000 followed by
 # "0", so U+2001–2A6D counts as Chinese (① and − do) and extension B does not.
-_SACREBLEU_CHINESE = re.compile(
-    "([\u3400-\u4db5\u4e00-\u9fbb\uf900-\ufa2d\ufa30-\ufa6a\ufa70-\ufad9\u2001-\u2a6d\u2f81-\u2fa1\uff00-\uffef"
+_SACREBLEU_CHINESE = (
+    "\u3400-\u4db5\u4e00-\u9fbb\uf900-\ufa2d\ufa30-\ufa6a\ufa70-\ufad9\u2001-\u2a6d\u2f81-\u2fa1\uff00-\uffef"
     "\u2e80-\u2eff\u3000-\u303f\u31c0-\u31ef\u2f00-\u2fdf\u2ff0-\u2fff\u3100-\u312f\u31a0-\u31bf\ufe10-\ufe1f"
-    "\ufe30-\ufe4f\u3200-\u33ff])"
+    "\ufe30-\ufe4f\u3200-\u33ff"
 )
-_13A_RULES = (
-    (re.compile(r"([\{-\~\[-\` -\&\(-\+\:-\@\/])"), r" \1 "),
+_ZH_APART, _13A_APART = _SetApart(f"[{_SACREBLEU_CHINESE}{_13A_MARKS}]"), _SetApart(f"[{_13A_MARKS}]")
+_13A_POINTS = (
     (re.compile(r"([^0-9])([\.,])"), r"\1 \2 "),
     (re.compile(r"([\.,])([^0-9])"), r" \1 \2"),
-    (re.compile(r"([0-9])(-)"), r"\1 \2 "),
 )
+_13A_DASH = re.compile(r"([0-9])(-)")
 _13A_ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
 
 
 def _zh(text: str) -> list[str]:
-    return _13a_words(_SACREBLEU_CHINESE.sub(r" \1 ", text.rstrip().strip()))
+    return _13a_words(text.rstrip().strip().translate(_ZH_APART))
 
 
 def _13a(text: str) -> list[str]:
     text = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     for entity, character in _13A_ENTITIES:
         text = text.replace(entity, character)
-    return _13a_words(f" {text} ")
+    return _13a_words(f" {text} ".translate(_13A_APART))
 
 
 def _13a_words(text: str) -> list[str]:
-    """The language-dependent part of mteval-v13a."""
-    for pattern, spaced in _13A_RULES:
-        text = pattern.sub(spaced, text)
+    """The rest of mteval-v13a's language-dependent part: points, commas and dashes beside digits."""
+    if "." in text or "," in text:
+        for pattern, spaced in _13A_POINTS:
+            text = pattern.sub(spaced, text)
+    if "-" in text:
+        text = _13A_DASH.sub(r"\1 \2 ", text)
     return text.split()
 
 

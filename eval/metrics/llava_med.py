@@ -31,7 +31,10 @@ _PERIODS_A_PASS = 32  # the script passes re.UNICODE where re.sub takes a count
 def normalize(text: str) -> str:
     """One pass of the script's `normalize_word`."""
     lists = _word_lists()
-    words = _PERIOD.sub("", _without_marks(text), count=_PERIODS_A_PASS).lower().split()
+    text = _without_marks(text)
+    if "." in text:
+        text = _PERIOD.sub("", text, count=_PERIODS_A_PASS)
+    words = text.lower().split()
     numbered = [lists["numbers"].get(word, word) for word in words]
     kept = [word for word in numbered if word not in lists["articles"]]
     return " ".join(lists["contractions"].get(word, word) for word in kept).replace(",", "")
@@ -69,3 +72,11 @@ def f1_precision_recall(words: Grams) -> tuple[np.ndarray, np.ndarray, np.ndarra
         recall = right / (right + words.referenced - words.wanted)
         f1 = 2 * precision * recall / (precision + recall)
     return tuple(np.where(right > 0, figure, 0.0) for figure in (f1, precision, recall))
+
+
+def closed(prediction: str, reference: str) -> bool:
+    """The script's verdict on a closed question: "yes" or "no" stands anywhere in the answer, inside "normal" too, and
+    so does the reference. Where the script drops such an answer from its mean if the reference is missing, it is wrong
+    here."""
+    said, true = normalize(prediction.lower()), normalize(reference.lower())
+    return ("yes" in said or "no" in said) and true in said

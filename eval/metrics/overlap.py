@@ -10,8 +10,10 @@ Exact, not hashed. Knows nothing of any metric's formula.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from rapidfuzz.distance import LCSseq
@@ -62,14 +64,14 @@ class Alignment:
 
 
 class Numbered:
-    """Texts as numbers: equal tokens have equal numbers. A text that occurs several times is numbered once."""
+    """Texts as numbers: equal tokens have equal numbers."""
 
     def __init__(self, texts: Sequence[Sequence[str]]):
-        numbers: dict[str, int] = {}
-        self.texts = [
-            np.fromiter((numbers.setdefault(token, len(numbers)) for token in text), np.int64, len(text))
-            for text in texts
-        ]
+        numbers: defaultdict[str, int] = defaultdict()
+        numbers.default_factory = numbers.__len__
+        lengths = [len(text) for text in texts]
+        flat = np.fromiter(map(numbers.__getitem__, chain.from_iterable(texts)), np.int64, sum(lengths))
+        self.texts = np.split(flat, np.cumsum(lengths)[:-1]) if texts else []
         self.vocabulary = list(numbers)
 
     def lower(self) -> Numbered:
@@ -92,7 +94,9 @@ def overlap(predictions: Texts, references: Texts, *, subsequence: bool = True) 
     parts = [
         [_grams(block, order) for order in range(1, ORDERS + 1)] for block in _blocks(predictions, references)
     ]
-    grams = tuple(Grams(*map(np.concatenate, zip(*column, strict=True))) for column in zip(*parts, strict=True))
+    grams = tuple(
+        Grams(*map(np.concatenate, zip(*column, strict=True))) for column in zip(*parts, strict=True)
+    )
     if not parts:
         grams = (Grams(*[np.zeros(0, np.int64)] * 8),) * ORDERS
     return Overlap(grams, _subsequences(predictions, references) if subsequence else np.zeros(0, np.int64))
@@ -185,7 +189,9 @@ def _packed(sides: Sequence[_Side], order: int, token_bits: int) -> tuple[list[n
     keys = []
     for gram, side in zip(grams, sides, strict=True):
         text = side.text[: len(gram)]
-        inside = text == side.text[order - 1 :][: len(gram)]  # an n-gram does not run from one text into the next
+        inside = (
+            text == side.text[order - 1 :][: len(gram)]
+        )  # an n-gram does not run from one text into the next
         keys.append((text[inside] << bits) | gram[inside])
     return keys, bits
 

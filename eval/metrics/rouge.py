@@ -121,8 +121,15 @@ def _ones(row: int, columns: int) -> int:
     return (row & ((1 << columns) - 1)).bit_count()
 
 
-_SENTENCE_END = re.compile(r"([。！？?]|\.{6}|…{2})([^”’])")
-_QUOTED_END = re.compile(r"([。！？?][”’])([^，。！？?])")
+_SENTENCE_ENDS = tuple(  # one after the other: a character that one of them looks at is free again for the next
+    re.compile(pattern)
+    for pattern in (
+        "([。！？?])([^”’])",
+        r"(\.{6})([^”’])",
+        "(…{2})([^”’])",
+        "([。！？?][”’])([^，。！？?])",
+    )
+)
 
 
 def chinese_words(text: str) -> list[str]:
@@ -130,5 +137,6 @@ def chinese_words(text: str) -> list[str]:
 
     The package starts a new line after each sentence; a line that then holds only spaces becomes an empty word.
     """
-    lines = _QUOTED_END.sub(r"\1\n\2", _SENTENCE_END.sub(r"\1\n\2", text)).rstrip().split("\n")
-    return [word for line in lines if line for word in " ".join(line.split()).split(" ")]
+    for end in _SENTENCE_ENDS:
+        text = end.sub(r"\1\n\2", text)
+    return [word for line in text.rstrip().split("\n") if line for word in " ".join(line.split()).split(" ")]

@@ -1,0 +1,385 @@
+"""From pairs to a result: what applies is measured, summed by group, and given its interval.
+
+Every measure is counts per case (`eval.measure`), so a group is a sum of rows, an average over groups is a mean of
+unrounded cells, and an interval is the same formula on resampled sums: a percentile bootstrap over cases, or over
+patients with `cluster`; Wilson's interval for shares of independent cases. Which tables appear depends on what the
+cases hold: the chosen profiles and short-answer scores for texts, then closed questions, clinical facts, boxes,
+planes, grades and levels.
+
+Knows nothing of files' shapes, of printing, or of how a prediction came about.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval import profiles
+from eval.intervals import bootstrap, percentile, wilson
+from eval.measure import Measure
+from eval.metrics import clinical, closed, detection, grades, levels, planes
+from eval.pairs import Pair, PairError, pair_of
+from eval.result import MACRO, MICRO, Cell, Column, Group, Result, Section
+from eval.texts import Texts
+
+SMALL_GROUP = 30  # cases under which a group's figures are warned about
+MISSING = ("wrong", "skip")
+_NAMED_IDS = 5
+_SHORT = 3  # tokens at the median under which overlap metrics cannot reach 100
+_PACKAGES = ("jieba", "rjieba", "rapidfuzz", "numpy")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to score. All of it stands in the result: in the receipts, or beside seed and resamples.
+
+    `profiles` are names of `eval.profiles`, or "all". `missing` says what a case without a prediction is: "wrong"
+    counts it as a blank answer, "skip" leaves it out; both are reported. `cluster` names the key whose equal values
+    belong together ("patient"). `bertscore` is an opened `eval.metrics.bertscore` scorer or None.
+    """
+
+    profiles: Sequence[str] = ("echovlm",)
+    group_by: str | None = None
+    tokenize: str = "jieba"
+    user_dictionary: str | Path | None = None
+    normalize: Sequence[str] = ()
+    lower: bool = False
+    missing: str = "wrong"
+    resamples: int = 1000
+    seed: int = 12345
+    cluster: str | None = None
+    iou: Sequence[float] = (0.5, 0.3)
+    bertscore: Any = None
+    per_case: bool = False
+    sections: Sequence[str] = field(default_factory=tuple)  # empty: every one that applies
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One section before it is summed: its measures have one row of counts for each pair."""
+
+    name: str
+    title: str
+    measures: Sequence[Measure]
+
+
+def score(
+    predictions: Sequence[str | None],
+    references: Sequence[str | Sequence[str]],
+    *,
+    profile: str | Sequence[str] = "echovlm",
+    **options: Any,
+) -> Result:
+    """Score texts against references of the same index; `options` are the fields of `Options`.
+
+    >>> from eval import score
+    >>> result = score(["肝脏回声均匀，可见占位。"], ["肝脏回声均匀，未见占位。"], resamples=0)
+    >>> round(result.value("echovlm", "BLEU-1"), 1), round(result.value("clinical", "findings F1"), 1)
+    (83.3, 0.0)
+    """
+    if len(predictions) != len(references):
+        raise PairError(f"{len(predictions)} predictions for {len(references)} references")
+    rows = zip(predictions, references, strict=True)
+    pairs = [
+        pair_of({"id": str(i), "prediction": p, "reference": r if isinstance(r, str) else list(r)})
+        for i, (p, r) in enumerate(rows)
+    ]
+    wanted = (profile,) if isinstance(profile, str) else tuple(profile)
+    return score_pairs(pairs, Options(profiles=wanted, **options))
+
+
+def score_pairs(
+    pairs: Sequence[Pair],
+    options: Options | None = None,
+    *,
+    system: str = "predictions",
+    inputs: dict[str, str] | None = None,
+) -> Result:
+    """Score pairs. PairError where nothing can be scored, ValueError for an unknown profile, tokenizer, step."""
+    options = options or Options()
+    scored = kept(pairs, options)
+    sections = measured(scored, options)
+    if not sections:
+        raise PairError(
+            "no pair has anything to score: no reference or answer text, level, boxes, plane or score"
+        )
+    groups = _members(scored, options.group_by)
+    cells = _Cells(scored, sections, options)
+    summed = tuple(_section(cells, section, groups, scored) for section in sections)
+    return Result(
+        system=system,
+        sections=summed,
+        group_by=options.group_by,
+        n=len(scored),
+        empty=sum(map(_is_empty, scored)),
+        missing=sum(pair.prediction is None for pair in pairs),
+        seed=options.seed,
+        resamples=options.resamples,
+        cluster=options.cluster,
+        warnings=tuple(_warnings(pairs, scored, groups, options)),
+        versions=versions(),
+        inputs=inputs or {},
+        cases=tuple(_case_rows(scored, sections)) if options.per_case else (),
+    )
+
+
+def kept(pairs: Sequence[Pair], options: Options) -> list[Pair]:
+    """The pairs that are scored; those without a prediction are left out when `options.missing` is "skip"."""
+    if options.missing not in MISSING:
+        raise ValueError(f"missing {options.missing!r} is not one of {', '.join(MISSING)}")
+    if options.missing == "wrong":
+        return list(pairs)
+    left = [pair for pair in pairs if pair.prediction is not None]
+    if not left:
+        raise PairError("no pair has a prediction")
+    return left
+
+
+def measured(pairs: Sequence[Pair], options: Options) -> list[Measured]:
+    """Everything that applies to these pairs, section by section, chosen profiles first."""
+    makers: dict[str, tuple[str, Callable[[], Sequence[Measure]]]] = {}
+    wanted = profiles.named(options.profiles)
+    texts = Texts(
+        pairs,
+        tokenize=options.tokenize,
+        user_dictionary=options.user_dictionary,
+        normalize=options.normalize,
+        lower=options.lower,
+    )
+    if len(texts):
+        for name in wanted:
+            makers[name] = (profiles.TITLES[name], partial(_profile, name, texts, options))
+        makers["answers"] = ("Exact match and shared tokens", partial(profiles.answer_measures, texts))
+    for name, (title, measures) in _OTHERS.items():
+        makers[name] = (title, partial(measures, pairs, options))
+    if unknown := set(options.sections) - set(profiles.PROFILES) - {"answers"} - set(_OTHERS):
+        raise ValueError(f"no section is called {sorted(unknown)[0]!r}")
+    sections = [
+        Measured(name, title, make())
+        for name, (title, make) in makers.items()
+        if not options.sections or name in options.sections
+    ]
+    return [section for section in sections if any(m.applies.any() for m in section.measures)]
+
+
+def _profile(name: str, texts: Texts, options: Options) -> list[Measure]:
+    columns = profiles.measures(name, texts)
+    if name == "echovlm" and options.bertscore is not None:
+        columns += _bertscore(texts.pairs, options.bertscore)
+    return columns
+
+
+def _bertscore(pairs: Sequence[Pair], scorer: Any) -> list[Measure]:
+    from eval.metrics import bertscore
+
+    return bertscore.measures(pairs, scorer)
+
+
+def _detection(pairs: Sequence[Pair], options: Options) -> list[Measure]:
+    return [measure for iou in options.iou for measure in detection.measures(pairs, iou=iou)]
+
+
+_OTHERS: dict[str, tuple[str, Callable[[Sequence[Pair], Options], Sequence[Measure]]]] = {
+    "closed": ("Closed questions", lambda pairs, _: closed.measures(pairs)),
+    "clinical": (
+        "Clinical agreement (facts read from both texts)",
+        lambda pairs, _: clinical.measures(pairs),
+    ),
+    "detection": ("Structures with boxes", _detection),
+    "planes": ("Standard planes (several labels)", lambda pairs, _: planes.measures(pairs)),
+    "grades": ("Score and grade", lambda pairs, _: grades.measures(pairs)),
+    "levels": ("Image quality levels", lambda pairs, _: levels.measures(pairs)),
+}
+
+
+def _members(pairs: Sequence[Pair], group_by: str | None) -> dict[str, np.ndarray]:
+    """The indices of each group's pairs, by the group's name in order."""
+    if group_by is None:
+        return {}
+    members: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        members.setdefault(pair.group(group_by), []).append(index)
+    if set(members) == {"–"}:
+        raise PairError(f"no pair has a key {group_by!r} to group by")
+    return {name: np.array(members[name]) for name in sorted(members)}
+
+
+class _Cells:
+    """Figures and intervals of all measures over any subset of the pairs; each subset is resampled once."""
+
+    def __init__(self, pairs: Sequence[Pair], sections: Sequence[Measured], options: Options):
+        measures = [measure for section in sections for measure in section.measures]
+        self._counts = np.concatenate([measure.counts for measure in measures], axis=1)
+        ends = np.cumsum([measure.counts.shape[1] for measure in measures])
+        self._columns = {
+            id(m): slice(end - m.counts.shape[1], end) for m, end in zip(measures, ends, strict=True)
+        }
+        self._applies = {id(measure): measure.applies for measure in measures}
+        self._clusters = cluster_names(pairs, options.cluster) if options.cluster else None
+        self._options = options
+        self._replicates: dict[bytes, np.ndarray] = {}
+
+    def cell(self, measure: Measure, members: np.ndarray) -> Cell:
+        """One figure over the pairs of these indices."""
+        sums = self._counts[members, self._columns[id(measure)]].sum(axis=0)
+        n = int(self._applies[id(measure)][members].sum())
+        value = float(measure.of(sums))
+        if not n or np.isnan(value):
+            return Cell(None, n=n)
+        low, high = self._interval(measure, members, sums)
+        return Cell(value, low, high, n)
+
+    def replicates(self, measure: Measure, members: np.ndarray) -> np.ndarray:
+        """The figure in every resample, float64 [resamples]."""
+        key = members.tobytes()
+        if key not in self._replicates:
+            clusters = [self._clusters[i] for i in members] if self._clusters else None
+            self._replicates[key] = bootstrap(
+                self._counts[members], self._options.resamples, self._options.seed, clusters
+            )
+        return measure.of(self._replicates[key][:, self._columns[id(measure)]])
+
+    def _interval(
+        self, measure: Measure, members: np.ndarray, sums: np.ndarray
+    ) -> tuple[float | None, float | None]:
+        if measure.share and self._clusters is None:
+            low, high = wilson(round(sums[0]), round(sums[1]))
+            return low * measure.scale, high * measure.scale
+        return self.spread(self.replicates(measure, members)) if self._options.resamples else (None, None)
+
+    @staticmethod
+    def spread(values: np.ndarray) -> tuple[float | None, float | None]:
+        """The 95 % percentile interval of replicates; None where no replicate has a figure."""
+        return (None, None) if np.isnan(values).all() else percentile(values)
+
+
+def cluster_names(pairs: Sequence[Pair], key: str) -> list[str]:
+    """The cluster of each pair; a pair without the key is a cluster of its own."""
+    return [f"\0{pair.id}" if pair.group(key) == "–" else pair.group(key) for pair in pairs]
+
+
+def _section(
+    cells: _Cells, section: Measured, groups: dict[str, np.ndarray], pairs: Sequence[Pair]
+) -> Section:
+    rows = [_group(cells, section, name, members, pairs) for name, members in groups.items()]
+    if groups:
+        rows.append(_macro(cells, section, groups, rows))
+    rows.append(_group(cells, section, MICRO, np.arange(len(pairs)), pairs))
+    columns = tuple(
+        Column(m.name, m.receipt, lower_is_better=m.lower_is_better, percent=m.scale == 100.0)
+        for m in section.measures
+    )
+    return Section(section.name, section.title, columns, tuple(rows), tuple(_notes(section, pairs)))
+
+
+def _group(cells: _Cells, section: Measured, name: str, members: np.ndarray, pairs: Sequence[Pair]) -> Group:
+    applying = np.zeros(len(pairs), bool)
+    for measure in section.measures:
+        applying |= measure.applies
+    mine = [pairs[i] for i in members if applying[i]]
+    return Group(
+        name,
+        len(mine),
+        {measure.name: cells.cell(measure, members) for measure in section.measures},
+        empty=sum(map(_is_empty, mine)),
+        missing=sum(pair.prediction is None for pair in mine),
+    )
+
+
+def _macro(cells: _Cells, section: Measured, groups: dict[str, np.ndarray], rows: Sequence[Group]) -> Group:
+    """The unweighted mean of the groups that have a figure; each group resampled by itself for the interval."""
+    averages = {}
+    for measure in section.measures:
+        having = [row.name for row in rows if row.cells[measure.name].value is not None]
+        values = [row.cells[measure.name].value for row in rows if row.name in having]
+        if not values:
+            averages[measure.name] = Cell(None)
+            continue
+        low = high = None
+        if cells._options.resamples:
+            drawn = np.array([cells.replicates(measure, groups[name]) for name in having])
+            low, high = cells.spread(np.nanmean(drawn, axis=0))
+        n = sum(row.cells[measure.name].n for row in rows)
+        averages[measure.name] = Cell(float(np.mean(values)), low, high, n)
+    return Group(
+        MACRO,
+        sum(row.n for row in rows),
+        averages,
+        empty=sum(row.empty for row in rows),
+        missing=sum(row.missing for row in rows),
+    )
+
+
+def _is_empty(pair: Pair) -> bool:
+    return pair.prediction is not None and not pair.prediction.strip()
+
+
+def _notes(section: Measured, pairs: Sequence[Pair]) -> Iterable[str]:
+    if section.name not in ("echovlm", "llamafactory", "swift", "nltk"):
+        return
+    lengths = [min(len(reference) for reference in pair.references) for pair in pairs if pair.references]
+    if float(np.median(lengths)) <= _SHORT * 2:
+        yield (
+            "Most references are short. An identical answer of one token scores BLEU-4 35.4 with method3 and METEOR 50: "
+            "read exact match, F1 and closed accuracy first."
+        )
+
+
+def _warnings(
+    pairs: Sequence[Pair], scored: Sequence[Pair], groups: dict[str, np.ndarray], options: Options
+) -> Iterable[str]:
+    missing = [pair.id for pair in pairs if pair.prediction is None]
+    if missing:
+        fate = "counted as wrong" if options.missing == "wrong" else "left out"
+        yield f"{len(missing)} of {len(pairs)} cases have no prediction and are {fate}: {some(missing)}."
+    blank = [pair.id for pair in scored if any(not reference.strip() for reference in pair.references)]
+    if blank:
+        yield (
+            f"{len(blank)} references are blank and score 0 unless the prediction is blank too "
+            f"(exact match): {some(blank)}."
+        )
+    small = [f"{name} ({len(members)})" for name, members in groups.items() if len(members) < SMALL_GROUP]
+    if small:
+        yield f"Fewer than {SMALL_GROUP} cases, so little can be concluded: {some(small, 20)}."
+    elif not groups and len(scored) < SMALL_GROUP:
+        yield f"Only {len(scored)} cases, fewer than {SMALL_GROUP}, so little can be concluded."
+
+
+def some(names: Sequence[str], most: int = _NAMED_IDS) -> str:
+    """The first few names and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _case_rows(pairs: Sequence[Pair], sections: Sequence[Measured]) -> Iterable[dict[str, Any]]:
+    values = {
+        section.name: {m.name: (m.per_case * m.case_scale).tolist() for m in section.measures}
+        for section in sections
+    }
+    for index, pair in enumerate(pairs):
+        row: dict[str, Any] = {"id": pair.id}
+        for section, columns in values.items():
+            row[section] = {name: _number(column[index]) for name, column in columns.items()}
+        yield row
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value
+
+
+def versions() -> dict[str, str]:
+    """The versions that the figures depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
