@@ -1,9 +1,10 @@
 """`python -m benchmarks.eval_metrics`: the text metrics beside the packages that define them, in one run.
 
-Chinese report pairs of about 145 characters are made from a seed. Each profile is computed by `eval` and by a loop over
-the reference packages as the projects' own scripts write it; CPU seconds of both, tokenizing included, their ratio, and
-the largest difference between the two sets of values. Then what 1,000 bootstrap resamples add, and time and memory for
-ten times as many pairs. Compare ratios, not seconds: another machine has others.
+Chinese report pairs of about 145 characters are made from a seed. Each profile is computed by `eval` and
+by a loop over the reference packages as the projects' own scripts write it; CPU seconds of both,
+tokenizing included, their ratio, and the largest difference between the two sets of values. Then what
+1,000 bootstrap resamples add, and time and memory for ten times as many pairs. Compare ratios, not
+seconds: another machine has others.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ FLOWS = (
     "RI={:.2f}，Vmax={}cm/s",
 )
 NORMAL = (
-    "余实质回声均匀", "未见明显占位性病变", "周围组织结构清晰", "血管走行正常", "双侧未见明显肿大淋巴结", "包膜完整", "胆囊壁光滑",
-    "胆总管未见扩张", "门静脉内径正常", "腹腔未见积液", "瓣膜启闭可", "室壁运动协调", "子宫大小正常", "内膜厚约{}mm", "皮髓质分界清晰",
+    "余实质回声均匀", "未见明显占位性病变", "周围组织结构清晰", "血管走行正常", "双侧未见明显肿大淋巴结",
+    "包膜完整", "胆囊壁光滑", "胆总管未见扩张", "门静脉内径正常", "腹腔未见积液", "瓣膜启闭可",
+    "室壁运动协调", "子宫大小正常", "内膜厚约{}mm", "皮髓质分界清晰",
 )  # fmt: skip
 CATEGORIES = (
     "BI-RADS 3类",
@@ -117,8 +119,8 @@ def reference_echovlm(pairs: list[Pair]) -> Values:
     values: Values = {}
     for pair in pairs:
         said, true = (jieba.lcut(text) for text in (pair.prediction, pair.references[0]))
-        row = dict(zip(("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"),
-                       sentence_bleu([true], said, weights, smoothing_function=smooth), strict=True))  # fmt: skip
+        orders = sentence_bleu([true], said, weights, smoothing_function=smooth)
+        row = {f"BLEU-{n}": value for n, value in enumerate(orders, start=1)}
         scores = rouge.get_scores(" ".join(said), " ".join(true))[0]
         row |= {f"ROUGE-{name.upper()}": scores[f"rouge-{name}"]["f"] for name in ("1", "2", "l")}
         row["METEOR"] = single_meteor_score(true, said, stemmer=_Same(), wordnet=_NoSynonyms())
@@ -237,7 +239,8 @@ def intervals(pairs: list[Pair], repeats: int) -> None:
         timed(lambda: score_pairs(pairs, Options(resamples=1000, **options)))[0] for _ in range(repeats)
     )
     print(
-        f"\nscore without intervals {plain:.2f} CPU s, with 1,000 resamples {full:.2f}: +{100 * (full / plain - 1):.0f} %"
+        f"\nscore without intervals {plain:.2f} CPU s, with 1,000 resamples {full:.2f}: "
+        f"+{100 * (full / plain - 1):.0f} %"
     )
     everything = timed(lambda: measured(pairs, Options()))[0]
     print(f"with clinical agreement and every other section, before intervals: {everything:.2f} CPU s")

@@ -1,9 +1,9 @@
 """The frame that every metric is built on: what is counted for each case, and what a sum of counts means.
 
-A `Measure` keeps one row of counts for every case and a function from summed counts to the figure. A case alone,
-a group of cases, a whole file and a thousand bootstrap resamples of it are then the same computation on
-different sums, so intervals and significance tests never look at a text a second time (sacreBLEU keeps
-counting and arithmetic apart in the same way).
+A `Measure` keeps one row of counts for every case and a function from summed counts to the figure. A case
+alone, a group of cases, a whole file and a thousand bootstrap resamples of it are then the same
+computation on different sums, so intervals and significance tests never look at a text a second time
+(sacreBLEU keeps counting and arithmetic apart in the same way).
 
 Knows nothing of texts, tokens or boxes.
 """
@@ -22,11 +22,12 @@ Finish = Callable[[np.ndarray], np.ndarray]
 class Measure:
     """One column of a table.
 
-    `counts` is float64 [cases, c]: what each case adds; zeros for a case that the measure does not speak of.
-    `finish` turns sums of such rows, [..., c], into figures [...]; NaN where nothing was counted.
-    `scale` takes a figure to the table's unit (100 for a share); `case_scale` takes it to the scale on which
-    the metric's own package prints a single case. `finish_case` is the formula for one case where it is not the
-    formula for sums. `share` marks counts that are (hits, of) of independent cases, whose interval is Wilson's.
+    `counts` is float64 [cases, c]: what each case adds; zeros for a case that the measure does not speak
+    of. `finish` turns sums of such rows, [..., c], into figures [...]; NaN where nothing was counted.
+    `scale` takes a figure to the table's unit (100 for a share); `case_scale` takes it to the scale on
+    which the metric's own package prints a single case. `finish_case` is the formula for one case where
+    it is not the formula for sums. `share` marks counts that are (hits, of) of independent cases, whose
+    interval is Wilson's.
     """
 
     name: str  # "BLEU-1"
@@ -42,7 +43,7 @@ class Measure:
     @property
     def applies(self) -> np.ndarray:
         """bool [cases]: which cases the measure speaks of (a count other than zero, or a figure)."""
-        return ~np.isnan(self.per_case)
+        return self.counts.any(axis=1) | ~np.isnan(self.per_case)
 
     @property
     def per_case(self) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Rewriting texts before they are compared. Nothing is rewritten unless asked for, and the signature says what was.
+"""Rewriting texts before they are compared. Nothing is rewritten unless asked for, and the signature says
+what was.
 
 One clinical sentence can lose 60 points of BLEU to full-width digits or a unit, so a second table with these
 options shows how much of a difference is spelling. Steps run in the order of STEPS, on both sides alike.

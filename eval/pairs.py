@@ -32,7 +32,8 @@ class Pair:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def group(self, key: str) -> str:
-        """The value of `key` as a group's name; "meta.vendor" looks inside an object; "–" where there is none."""
+        """The value of `key` as a group's name; "meta.vendor" looks inside an object; "–" where there is
+        none."""
         value: Any = self.values
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
@@ -48,7 +49,8 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
 
 def pairs_of(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> list[Pair]:
-    """Rows with their line numbers as pairs; `source` is named in errors. PairError also for two rows of one id."""
+    """Rows with their line numbers as pairs; `source` is named in errors. PairError also for two rows of
+    one id."""
     pairs: list[Pair] = []
     lines: dict[str, int] = {}
     for line, values in rows:

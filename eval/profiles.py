@@ -1,12 +1,15 @@
-"""Named combinations of text metrics. "BLEU on Chinese" is not one number, so a score is always a profile's score.
+"""Named combinations of text metrics. "BLEU on Chinese" is not one number, so a score is always a
+profile's score.
 
-On one file of Chinese reports BLEU-4 is 52.3, 45.1, 46.2 or 50.5 depending on whose definition is meant; each
-profile is one stated combination, and every column carries its receipt. Where a project's own script prints single
-cases on a scale of 0–100, so does the profile's `case_scale`.
+On one file of Chinese reports BLEU-4 is 52.3, 45.1, 46.2 or 50.5 depending on whose definition is meant;
+each profile is one stated combination, and every column carries its receipt. Where a project's own script
+prints single cases on a scale of 0–100, so does the profile's `case_scale`.
 
-- `echovlm`: what EchoVLM's tables most likely are: jieba words, sentence means of nltk's cumulative BLEU with
-  method3, rouge_chinese, METEOR by equal words; beside it ROUGE counted with repeats and sacreBLEU's corpus score.
-- `llava`: LLaVA-Med's definitions on jieba words, as LLaVA-Ultra reports them, with strict exact match and clipped F1.
+- `echovlm`: what EchoVLM's tables most likely are: jieba words, sentence means of nltk's cumulative BLEU
+  with method3, rouge_chinese, METEOR by equal words; beside it ROUGE counted with repeats and sacreBLEU's
+  corpus score.
+- `llava`: LLaVA-Med's definitions on jieba words, as LLaVA-Ultra reports them, with strict exact match
+  and clipped F1.
 - `llamafactory`, `swift`: those projects' evaluation scripts.
 - `sacrebleu`: corpus BLEU with its four usual tokenizers.
 - `nltk`: sentence BLEU, every order cumulative and alone, unsmoothed and with method1 and method3.
@@ -124,7 +127,8 @@ _DOTS = "." * 7  # the package starts a new sentence after six full stops, insid
 
 
 def _rouge_chinese_words(texts: Texts) -> Cut:
-    """The chosen tokens as rouge_chinese counts them: cut once more where it ends a sentence inside a token."""
+    """The chosen tokens as rouge_chinese counts them: cut once more where it ends a sentence inside a
+    token."""
     every = chain(texts.predictions, texts.references)
     if texts.token_signature.startswith("jieba-0.42.1-hmm") and not any(_DOTS in text for text in every):
         return texts.words
@@ -133,7 +137,9 @@ def _rouge_chinese_words(texts: Texts) -> Cut:
 
 def _swift(texts: Texts) -> Iterable[Measure]:
     words = texts.cut("swift", tokenizers.jieba_spaced)
-    blank = (words.shared.predicted == 0) | (words.shared.referenced == 0)  # the script leaves these pairs out
+    blank = (words.shared.predicted == 0) | (
+        words.shared.referenced == 0
+    )  # the script leaves these pairs out
     receipt = f"tok:jieba-0.42.1-hmm|round:6|{texts.signature}|like:ms-swift-3602360"
     values = _best_bleu(texts, words, bleu.cumulative(4), "m3")
     spoken = ~np.isnan(texts.best(np.where(blank, np.nan, 0.0)))

@@ -46,7 +46,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """One table: the columns of a profile ("echovlm") or of what else the cases allow ("closed", "clinical")."""
+    """One table: the columns of a profile ("echovlm") or of what else the cases allow ("closed",
+    "clinical")."""
 
     name: str
     title: str

@@ -1,7 +1,8 @@
 """The texts of a file of pairs, cut and counted as a profile wants them; each way of cutting is done once.
 
-A pair with several right references becomes several rows here, and `best` takes the highest score of each pair.
-Pairs without a reference text (a quality case, say) have no row. Knows nothing of metrics' formulas or of groups.
+A pair with several right references becomes several rows here, and `best` takes the highest score of each
+pair. Pairs without a reference text (a quality case, say) have no row. Knows nothing of metrics' formulas
+or of groups.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Cut:
         return align(lower[: self._n], lower[self._n :])
 
     def bleu_counts(self, pairs: int) -> np.ndarray:
-        """float64 [pairs, 10] for `eval.metrics.bleu`, the references of a pair taken together as BLEU does."""
+        """float64 [pairs, 10] for `eval.metrics.bleu`, the references of a pair taken together as BLEU
+        does."""
         rows = bleu.counts(self.shared)
         counts = np.zeros((pairs, rows.shape[1]))
         counts[self._pair] = rows

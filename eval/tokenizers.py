@@ -1,9 +1,10 @@
 """Texts into tokens: the tokenizers that the field's scores are defined on, each with a signature.
 
-`jieba` gives the tokens of jieba 0.42.1 (default dictionary, HMM on) with tokens of white space left out. Most
-texts go through rjieba, the same algorithm in Rust, whose tokens are split again where jieba splits runs of
-Latin letters and digits; texts with characters outside U+4E00–9FD5 that are ideographs all the same, and all
-texts once there is a user dictionary, go through jieba itself. `zh`, `13a` and `char` are sacreBLEU 2.6.0's.
+`jieba` gives the tokens of jieba 0.42.1 (default dictionary, HMM on) with tokens of white space left out.
+Most texts go through rjieba, the same algorithm in Rust, whose tokens are split again where jieba splits
+runs of Latin letters and digits; texts with characters outside U+4E00–9FD5 that are ideographs all the
+same, and all texts once there is a user dictionary, go through jieba itself. `zh`, `13a` and `char` are
+sacreBLEU 2.6.0's.
 
 Knows nothing of predictions or scores.
 """
@@ -21,9 +22,12 @@ Tokenize = Callable[[str], list[str]]
 NAMES = ("jieba", "char", "zh", "13a", "ws")
 
 # Ideographs that jieba's own block pattern (U+4E00–9FD5) leaves out, where rjieba's Unicode classes do not:
-# radicals, extensions, compatibility forms, and everything outside the basic plane that may be one.
-_RARE = re.compile("[\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u9fd6-\u9fff\uf900-\ufaff"
-                   "\U00020000-\U0003ffff]")  # fmt: skip
+# radicals, extensions, compatibility forms, and everything outside the basic plane that may be one. Halves of
+# characters (surrogates, which JSON can hold) are no text to Rust.
+_RARE = re.compile(
+    "[\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u9fd6-\u9fff"
+    "\ud800-\udfff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 _LATIN_RUN = re.compile(r"([a-zA-Z0-9]+(?:\.\d+)?%?)")  # what jieba cuts a run outside its dictionary by
 _SPACE_BUT_BLANK = re.compile(r"[^\S ]")
 _IN_DICTIONARY = {"AT&T", "c#", "C#", "c++", "C++"}  # the only such entries of jieba's dictionary
@@ -49,7 +53,8 @@ def tokenizer(name: str = "jieba", user_dictionary: str | Path | None = None) ->
 
 
 def jieba_spaced(text: str) -> list[str]:
-    """jieba's tokens with those of white space kept, except single spaces: what ms-swift and LLaMA-Factory count."""
+    """jieba's tokens with those of white space kept, except single spaces: what ms-swift and
+    LLaMA-Factory count."""
     if _SPACE_BUT_BLANK.search(text):
         return [token for token in _python_jieba().lcut(text) if token.strip(" ")]
     return _cut(text)
@@ -95,8 +100,8 @@ _loading = threading.Lock()
 
 @lru_cache(maxsize=1)
 def _python_jieba():
-    """A private jieba: the global one can be changed by any import, and its cache file in the temporary folder
-    is shared by all users and read with marshal (fxsjy/jieba#903, #26)."""
+    """A private jieba: the global one can be changed by any import, and its cache file in the temporary
+    folder is shared by all users and read with marshal (fxsjy/jieba#903, #26)."""
     import jieba
 
     with _loading:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval.metrics.clinical import Facts, agreement, facts
+from eval.metrics.clinical import Facts, facts
 
 REPORTS = yaml.safe_load((Path(__file__).parent / "fixtures" / "clinical_reports.yaml").read_text("utf-8"))
 

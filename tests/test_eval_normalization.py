@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.normalization import STEPS, normalizer, signature
-from eval.scoring import Options, score_pairs
 from eval.pairs import Pair
+from eval.scoring import Options, score_pairs
 
 TABLE = [
     ("nfkc", "大小约１１．７ｃｍ，①", "大小约11.7cm,1"),
@@ -42,7 +42,9 @@ def test_rewriting_twice_changes_nothing_more(text, steps):
     assert rewrite(rewrite(text)) == rewrite(text)
 
 
-@pytest.mark.parametrize("written", ["１１．７ｃｍ×５．９ｃｍ", "11.7×5.9cm", "11.7 cm x 5.9 cm", "117mm×59mm", "117毫米*59毫米"])
+@pytest.mark.parametrize(
+    "written", ["１１．７ｃｍ×５．９ｃｍ", "11.7×5.9cm", "11.7 cm x 5.9 cm", "117mm×59mm", "117毫米*59毫米"]
+)
 def test_four_spellings_of_one_size_become_one(written):
     pair = Pair("x", f"大小约{written}。", ("大小约11.7cm×5.9cm。",))
     options = {"resamples": 0, "sections": ("echovlm",)}

@@ -1,5 +1,6 @@
-"""Every text metric beside the packages and scripts that define it: their recorded values on 84 pairs, and the
-packages themselves on random texts. The 84 pairs hold reports, diagnoses, answers and 35 edge cases."""
+"""Every text metric beside the packages and scripts that define it: their recorded values on 84 pairs,
+and the packages themselves on random texts. The 84 pairs hold reports, diagnoses, answers and 35 edge
+cases."""
 
 import hashlib
 import json
@@ -106,8 +107,8 @@ def test_tokens_are_the_recorded_ones(pairs):
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [("zh", "sacrebleu_zh"), ("char", "sacrebleu_char"), ("13a", "sacrebleu_13a"), ("tokens", "sacrebleu_none_on_jieba")],
-)  # fmt: skip
+    [(name, f"sacrebleu_{name}") for name in ("zh", "char", "13a")] + [("tokens", "sacrebleu_none_on_jieba")],
+)
 def test_corpus_bleu_is_the_recorded_one(name, key, columns):
     measure = columns["sacrebleu", f"BLEU {name}"]
     assert measure.of(measure.counts.sum(axis=0)) == pytest.approx(EXPECTED["corpus"][key], abs=1e-9)
@@ -146,8 +147,11 @@ def test_whole_file_means_of_the_scripts(columns):
 
 # Random texts, against the packages themselves.
 
-CLINICAL = "甲状腺左叶右见低回声结节，。；：大小约1.7×5cm边界清晰不无未可内部均匀ab BI-RADS4A%\n\t()?!.-…”😀𠮷①１"
-WORDS = [".......", "…", "什么？好", "结节", "低回声", "未见", "，", "。", "边界", "清晰", "1.7cm", "no", "The", "the", "a-b", "don't", "dont", "one", "?", "......"]  # fmt: skip
+CLINICAL = (
+    "甲状腺左叶右见低回声结节，。；：大小约1.7×5cm边界清晰不无未可内部均匀ab BI-RADS4A%\n\t()?!.-…”😀𠮷①１"
+)
+WORDS = [".......", "…", "什么？好", "结节", "低回声", "未见", "，", "。", "边界", "清晰", "1.7cm"]
+WORDS += ["no", "The", "the", "a-b", "don't", "dont", "one", "?", "......"]
 texts_of = st.one_of(
     st.text(st.sampled_from(CLINICAL), max_size=40),
     st.lists(st.sampled_from(WORDS), max_size=25).map("".join),
@@ -207,7 +211,9 @@ def test_rouge_equals_its_three_packages(prediction, reference):
 
     said, true = jieba_tokens(prediction), jieba_tokens(reference)
     ours = one("echovlm", prediction, reference)
-    google = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Split()).score(" ".join(true), " ".join(said))
+    google = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Split()).score(
+        " ".join(true), " ".join(said)
+    )
     counted = one("rouge_score", prediction, reference)
     for n in "12L":
         assert counted[f"ROUGE-{n}"] == pytest.approx(google[f"rouge{n}"].fmeasure, abs=1e-9)
@@ -240,7 +246,9 @@ def swift_script(rouge_class, prediction: str, reference: str) -> dict[str, floa
 
     said, true = ([t for t in jieba.cut(text) if t.strip(" ")] for text in (prediction, reference))
     skipped = not said or not true
-    bleu = None if skipped else 100 * sentence_bleu([true], said, smoothing_function=SmoothingFunction().method3)
+    bleu = (
+        None if skipped else 100 * sentence_bleu([true], said, smoothing_function=SmoothingFunction().method3)
+    )
     try:
         rouge = None if skipped else rouge_class().get_scores(" ".join(said), " ".join(true))[0]
     except ValueError:
@@ -278,7 +286,9 @@ def test_sacrebleu_equals_its_package(rows):
         tokenizer = measure.name.removeprefix("BLEU ")
         if tokenizer == "tokens":
             continue
-        corpus = BLEU(tokenize=tokenizer, force=True).corpus_score([r[0] for r in rows], [[r[1] for r in rows]])
+        corpus = BLEU(tokenize=tokenizer, force=True).corpus_score(
+            [r[0] for r in rows], [[r[1] for r in rows]]
+        )
         assert measure.of(measure.counts.sum(axis=0)) == pytest.approx(corpus.score, abs=1e-9)
         sentence = BLEU(tokenize=tokenizer, force=True, effective_order=True)
         for ours, (said, true) in zip(measure.per_case, rows, strict=True):

@@ -131,6 +131,72 @@ def read(writer, asked):
     return "".join(piece.text for piece in writer.stream(asked, max_new_tokens=20))
 
 
+@pytest.mark.parametrize("frames", [(0, 0, 0), (1, 1, 1), (2, 0, 1)])
+def test_a_batch_writes_what_each_would_alone(weights, frames):
+    model, encoder = weights
+    writer = Writer(model, encoder.decode)
+    words = ["甲状腺", "Is there a nodule of 7 mm in the left lobe?", "a"]
+    asked = [inputs(encoder, text, count) for text, count in zip(words, frames, strict=True)]
+    budgets = [25, 3, 40]
+    together = writer.write(encoder.pad(asked), budgets)
+    for alone, budget, piece in zip(asked, budgets, together, strict=True):
+        pieces = list(writer.stream(alone, max_new_tokens=budget))
+        assert piece.text == "".join(each.text for each in pieces)
+        assert (piece.new_tokens, piece.stopped_by) == (pieces[-1].new_tokens, pieces[-1].stopped_by)
+
+
+class Batch:
+    """A model that "generates" given rows of ids behind a prompt of two tokens."""
+
+    def __init__(self, rows, eos):
+        self._rows = rows
+        self.generation_config = type("Config", (), {"eos_token_id": eos})()
+
+    def generate(self, input_ids, **options):
+        return torch.cat([input_ids, torch.tensor(self._rows)], dim=1)
+
+
+@pytest.mark.parametrize(
+    "row, budget, expected",
+    [
+        ([5, 6, 9, 0], 4, ([5, 6, 9], "end")),  # what follows the end is padding
+        ([5, 6, 7, 9], 4, ([5, 6, 7, 9], "end")),  # ended with its last token
+        ([5, 8, 7, 7], 4, ([5, 8], "end")),  # a model may have two ends
+        ([5, 6, 7, 7], 4, ([5, 6, 7, 7], "length")),
+        ([5, 6, 7, 9], 3, ([5, 6, 7], "length")),  # a neighbour may write more
+        ([9, 0, 0, 0], 4, ([9], "end")),  # nothing to say
+    ],
+)
+def test_where_a_row_of_a_batch_ends(row, budget, expected):
+    writer = Writer(Batch([row], [9, 8]), lambda ids: " ".join(map(str, ids)))
+    (piece,) = writer.write({"input_ids": torch.tensor([[1, 2]])}, [budget])
+    ids, stopped_by = expected
+    assert (piece.text, piece.new_tokens, piece.stopped_by) == (" ".join(map(str, ids)), len(ids), stopped_by)
+
+
+def test_a_character_cut_by_the_limit_is_dropped_in_a_batch_too(weights):
+    _, encoder = weights
+    ids = encoder.tokenizer("正常🩺", add_special_tokens=False)["input_ids"]
+    writer = Writer(Batch([ids], 0), encoder.decode)
+    (piece,) = writer.write({"input_ids": torch.tensor([[1, 2]])}, [len(ids) - 1])
+    assert piece.text == "正常"
+
+
+def test_a_batch_waits_for_the_reader_before_it(weights):
+    model, encoder = weights
+    writer = Writer(model, encoder.decode)
+    reader = writer.stream(inputs(encoder), max_new_tokens=1500)
+    next(reader)
+    done = []
+    thread = threading.Thread(target=lambda: done.append(writer.write(inputs(encoder), [5])))
+    thread.start()
+    thread.join(0.5)
+    assert not done
+    reader.close()
+    thread.join(10)
+    assert done[0][0].new_tokens == 5
+
+
 def test_sampling_repeats_with_its_seed_and_greedy_ignores_it(weights):
     model, encoder = weights
     writer = Writer(model, encoder.decode)

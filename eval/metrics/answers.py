@@ -2,8 +2,8 @@
 
 - strict: the two texts are equal once white space around them is gone.
 - normalised: equal after NFKC, lower case, and without white space and punctuation (Unicode categories P*).
-- token precision, recall and F1 count shared tokens with repeats, each as often as the side that has it less often
-  (SQuAD 1.1's definition, on the tokens that are given).
+- token precision, recall and F1 count shared tokens with repeats, each as often as the side that has it
+  less often (SQuAD 1.1's definition, on the tokens that are given).
 
 Two blank texts match. Knows no synonyms, units or languages: 2.3cm and 23mm do not match.
 """
@@ -28,8 +28,20 @@ def normalised(prediction: str, reference: str) -> bool:
 
 
 def _bare(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).lower()
-    return "".join(c for c in folded if not c.isspace() and not unicodedata.category(c).startswith("P"))
+    return unicodedata.normalize("NFKC", text).lower().translate(_DROPPED)
+
+
+class _Dropped(dict):
+    """A table for `str.translate` that drops white space and punctuation, filled as characters occur."""
+
+    def __missing__(self, code: int) -> int | None:
+        character = chr(code)
+        drop = character.isspace() or unicodedata.category(character).startswith("P")
+        self[code] = None if drop else code
+        return self[code]
+
+
+_DROPPED = _Dropped()
 
 
 def token_scores(words: Grams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

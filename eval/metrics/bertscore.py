@@ -14,20 +14,21 @@ Where the package has no answer, or a doubtful one, this module chooses:
   rescaling turns into b / (b - 1), -1.21 for bert-base-chinese.
 * A text longer than the model reads is never cut in silence. "window" reads it whole and "refuse" raises.
   "cut" does what the package does without a word; it is there to reproduce its figures, and it warns.
-* With several references P, R and F1 are those of the one with the best F1. The package takes the best of each
-  column, which may come from different references; F1 is the same.
+* With several references P, R and F1 are those of the one with the best F1. The package takes the best of
+  each column, which may come from different references; F1 is the same.
 * Where idf leaves a text no weight (all references hold all of its tokens), its tokens weigh the same. The
   package divides 0 by 0 and prints F1 = 0.
-* In the package a cosine below 0 counts as 0 where padding follows, so it depends on a text's neighbours. Here
-  there is no padding to compare with. Trained models hardly ever leave a token only negative cosines.
+* In the package a cosine below 0 counts as 0 where padding follows, so it depends on a text's neighbours.
+  Here there is no padding to compare with. Trained models hardly ever leave a token only negative cosines.
 
 "window" in full: let the model read C tokens beside [CLS] and [SEP]. Windows of C tokens start every C // 2
-tokens, and the last one ends with the text. Each is read alone, between its own [CLS] and [SEP]. A token takes
-its vector from the window whose middle lies nearest (BERT's "max context" for the long documents of SQuAD);
-[CLS] comes from the first window, [SEP] from the last. A text that fits is one window.
+tokens, and the last one ends with the text. Each is read alone, between its own [CLS] and [SEP]. A token
+takes its vector from the window whose middle lies nearest, the earlier of two (BERT's "max context" for the
+long documents of SQuAD); [CLS] comes from the first window, [SEP] from the last. A text that fits is one
+window.
 
-Knows nothing of organs and tasks, nor whether a baseline suits the texts. RoBERTa reads the first word without
-a space before it, as in the package under transformers 5; the package's baselines were made with one.
+Knows nothing of organs and tasks, nor whether a baseline suits the texts. RoBERTa reads the first word
+without a space before it, as in the package under transformers 5; the package's baselines were made with one.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ LONG = ("window", "refuse", "cut")
 COLUMNS = ("BERTScore-P", "BERTScore-R", "BERTScore")  # P, R and F1, in the order of a row of scores
 
 _PAIRS_AT_ONCE = 4  # times the batch size: the token vectors held at one time
-_CELLS = 1 << 26  # cosines held at one time: 256 MB
+_CELLS = 1 << 24  # cosines held at one time: 64 MB
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,9 @@ class Baseline:
 
 
 class _Window(NamedTuple):
-    """A stretch of a text that the model reads at once, and which of its rows are kept."""
+    """A stretch of a text that the model reads at once; the rows from `first` to before `end` are kept."""
 
     text: str
-    number: int
     ids: list[int]  # with [CLS] and [SEP]
     first: int
     end: int
@@ -107,7 +107,8 @@ class BertScorer:
         idf_texts: Sequence[str] | None = None,
         progress: bool = True,
     ) -> np.ndarray:
-        """P, R and F1 of each prediction against the reference in the same place: float64 [n, 3], 0 to 1.
+        """P, R and F1 of each prediction against the reference in the same place: float64 [n, 3]. Equal texts
+        score 1; rescaled scores may be below 0.
 
         `ids` name the rows in errors. `idf_texts` are the texts whose tokens are counted for idf, blank ones
         aside; by default the references. Raises PairError for a text that is too long where long is "refuse",
@@ -161,7 +162,7 @@ class BertScorer:
     def _fitted(
         self, tokens: dict[str, np.ndarray], ids: Sequence[str], sides: Sequence[Sequence[str]]
     ) -> dict[str, np.ndarray]:
-        """The tokens that are to be read. PairError for the first text that is too long, if that is refused."""
+        """The tokens that are to be read. PairError for the first text too long, if that is refused."""
         long = [
             (row, side, text)
             for row, *pair in zip(ids, *sides, strict=True)
@@ -226,7 +227,7 @@ class BertScorer:
         uses = Counter(text for pair in wanted for text in pair)
         vectors: dict[str, Tensor] = {}
         total = sum(len(_stretches(len(tokens[text]) - 2, self.max_length - 2)) for text in uses)
-        with tqdm(total=total, desc="BERTScore", unit="text", mininterval=1, disable=not progress) as bar:
+        with tqdm(total=total, desc="BERTScore", unit="window", mininterval=1, disable=not progress) as bar:
             for chunk in _batches(wanted, _PAIRS_AT_ONCE * self.batch_size):
                 texts = {text: tokens[text] for pair in chunk for text in pair if text not in vectors}
                 vectors |= self._embed(texts, bar)
@@ -248,28 +249,22 @@ class BertScorer:
         import torch
 
         windows = [window for text, ids in texts.items() for window in self._windows(text, ids)]
-        windows.sort(key=lambda window: len(window.ids), reverse=True)
-        parts: dict[str, dict[int, Tensor]] = {text: {} for text in texts}
-        for batch in _batches(windows, self.batch_size):
+        windows.sort(key=lambda window: len(window.ids), reverse=True)  # stable: a text's own stay in order
+        parts: dict[str, list[Tensor]] = {text: [] for text in texts}
+        for batch in _like_lengths(windows, self.batch_size):
             for window, hidden in zip(batch, self._read([w.ids for w in batch]), strict=True):
                 rows = hidden[window.first : window.end]
-                parts[window.text][window.number] = rows / rows.norm(dim=-1, keepdim=True)
+                parts[window.text].append(rows / rows.norm(dim=-1, keepdim=True))
             bar.update(len(batch))
-        return {text: torch.cat([found[n] for n in sorted(found)]) for text, found in parts.items()}
+        return {text: torch.cat(found) for text, found in parts.items()}
 
-    def _windows(self, text: str, ids: np.ndarray) -> list[_Window]:
-        stretches = _stretches(len(ids) - 2, self.max_length - 2)
-        last = len(stretches) - 1
-        return [
-            _Window(
-                text,
-                number,
-                [int(ids[0]), *ids[1 + start : 1 + end].tolist(), int(ids[-1])],
-                first=0 if number == 0 else 1 + kept - start,
-                end=1 + kept_end - start + (number == last),
-            )
-            for number, (start, end, kept, kept_end) in enumerate(stretches)
-        ]
+    def _windows(self, text: str, ids: np.ndarray) -> Iterator[_Window]:
+        length = len(ids) - 2
+        for start, end, kept, kept_end in _stretches(length, self.max_length - 2):
+            inner = ids[1 + start : 1 + end].tolist()
+            first = 1 + kept - start if start else 0  # with [CLS]
+            last = 1 + kept_end - start + (end == length)  # with [SEP]
+            yield _Window(text, [int(ids[0]), *inner, int(ids[-1])], first, last)
 
     def _read(self, ids: Sequence[list[int]]) -> Tensor:
         """What the layer says of each window's tokens: [windows, longest, hidden]."""
@@ -355,7 +350,8 @@ def measures(pairs: Sequence[Pair], scorer: BertScorer, *, progress: bool = True
     rows = [
         (index, pair.prediction or "", reference)
         for index, pair in enumerate(pairs)
-        for reference in pair.references
+        # A blank one among others would win with its 0 where rescaling leaves them below 0.
+        for reference in [text for text in pair.references if text.strip()] or pair.references[:1]
     ]
     indices, predictions, references = zip(*rows, strict=True) if rows else ((), (), ())
     scores = scorer.score(predictions, references, ids=[pairs[i].id for i in indices], progress=progress)
@@ -376,12 +372,25 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
+def _like_lengths(windows: Sequence[_Window], size: int) -> Iterator[Sequence[_Window]]:
+    """Batches of at most `size` sorted windows, none of them more than a quarter padding (or 8 tokens)."""
+    batch: list[_Window] = []
+    for window in windows:
+        longest = len(batch[0].ids) if batch else 0
+        if len(batch) == size or len(window.ids) < min(longest * 3 // 4, longest - 8):
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
 def _stretches(length: int, size: int) -> list[tuple[int, int, int, int]]:
     """Windows of `size` over `length` tokens: (start, end, first token kept, end of those kept)."""
     if length <= size:
         return [(0, length, 0, length)]
     starts = [*range(0, length - size, max(1, size // 2)), length - size]
-    between = [(left + right + size) // 2 for left, right in pairwise(starts)]  # as far from either middle
+    between = [(left + right + size + 1) // 2 for left, right in pairwise(starts)]  # nearest middle
     kept = pairwise((0, *between, length))
     return [(start, start + size, *edges) for start, edges in zip(starts, kept, strict=True)]
 
@@ -420,12 +429,17 @@ def _load(folder: Path, name: str, layer: int) -> tuple[Any, Any]:
     """The encoder without what lies above `layer`, float32, and its tokenizer. ModelError for weights with
     holes, for a model that is no encoder like BERT and for a layer that it has not got."""
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer, logging
 
     options = {"trust_remote_code": False, "local_files_only": True}
-    model, report = AutoModel.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
-    )
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its list of what it does not need, such as the head, reads like a fault
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
+    finally:
+        logging.set_verbosity(verbosity)
     holes = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))  # not read here
     if holes:
         raise ModelError(
@@ -434,11 +448,8 @@ def _load(folder: Path, name: str, layer: int) -> tuple[Any, Any]:
         )
     stack = getattr(model, "transformer", None) or getattr(model, "encoder", None)  # DistilBERT; all others
     tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    if not hasattr(stack, "layer") or None in (
-        tokenizer.cls_token_id,
-        tokenizer.sep_token_id,
-        tokenizer.pad_token_id,
-    ):
+    marks = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+    if not hasattr(stack, "layer") or None in marks:
         raise ModelError(
             f"{name} is no encoder like BERT or RoBERTa, and BERTScore reads only those.",
             f"{name} 不是 BERT 或 RoBERTa 类编码器，无法用于 BERTScore。",
@@ -481,9 +492,9 @@ def _baseline(name: str, layer: int, language: str, file: str | Path | None) -> 
     package = find_spec("bert_score")
     if package is None:
         raise ModelError(
-            "The baselines come with the package bert-score: pip install bert-score. Or give a baseline file, "
-            "or score without rescaling.",
-            "基线数据来自 bert-score 软件包：请先 pip install bert-score，或提供基线文件，或不做重标定。",
+            "The baselines come with the package bert-score: pip install bert-score. Or give a baseline "
+            "file, or score without rescaling.",
+            "基线随 bert-score 软件包提供：请先 pip install bert-score，或提供基线文件，或不做重标定。",
         )
     shipped = Path(package.submodule_search_locations[0]) / "rescale_baseline"
     found = {path.relative_to(shipped).parts[0]: path for path in shipped.rglob("*.tsv") if path.stem == name}
@@ -492,7 +503,8 @@ def _baseline(name: str, layer: int, language: str, file: str | Path | None) -> 
         raise ModelError(
             f"bert-score has no baseline of {name} for language {language!r} (it has: {others}). "
             "Give a baseline file, or score without rescaling.",
-            f"bert-score 没有 {name} 在语言 {language!r} 上的基线（现有：{others}）。请提供基线文件，或不做重标定。",
+            f"bert-score 没有 {name} 在语言 {language!r} 上的基线（现有：{others}）。"
+            "请提供基线文件，或不做重标定。",
         )
     return Baseline(_baseline_row(found[language], layer), f"bert-score-{version('bert-score')}/{language}")
 

@@ -1,9 +1,10 @@
 """BLEU by nltk's definition and by sacreBLEU's, from counts of shared n-grams.
 
-nltk (sentence_bleu and corpus_bleu, 3.10.4): an order that has no n-gram counts as 0 of 1; no shared word means 0;
-`m0` does not smooth, `m1` writes 0.1 for a zero count, `m3` halves from zero to zero (Chen and Cherry 2014).
-"cumulative" is the geometric mean of the precisions up to an order; "individual" is one precision; both times the
-brevity penalty. Unsmoothed zeros are 0 here where nltk returns about 1e-78 or less.
+nltk (sentence_bleu and corpus_bleu, 3.10.4): an order that has no n-gram counts as 0 of 1; no shared word
+means 0; `m0` does not smooth, `m1` writes 0.1 for a zero count, `m3` halves from zero to zero (Chen and
+Cherry 2014). "cumulative" is the geometric mean of the precisions up to an order; "individual" is one
+precision; both times the brevity penalty. Unsmoothed zeros are 0 here where nltk returns about 1e-78 or
+less.
 
 sacreBLEU (2.6.0): exponential smoothing, sums of counts over the corpus; `effective_order` for one sentence.
 
@@ -24,15 +25,17 @@ _EPSILON = 0.1  # nltk's default for method1
 
 
 def counts(shared: Overlap) -> np.ndarray:
-    """float64 [pairs, 10]: prediction's length, reference's length, clipped matches of 1…4, n-grams of 1…4."""
+    """float64 [pairs, 10]: prediction's length, reference's length, clipped matches of 1…4, n-grams of
+    1…4."""
     columns = [shared.predicted, shared.referenced]
     columns += [grams.clipped for grams in shared.grams] + [grams.predicted for grams in shared.grams]
     return np.stack(columns, axis=1).astype(np.float64)
 
 
 def counts_of_several(prediction: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """The same ten counts, float64 [10], of a prediction with several right references: an n-gram may match as often
-    as in the reference that has it most, and the reference closest in length (the shorter of two) is the length."""
+    """The same ten counts, float64 [10], of a prediction with several right references: an n-gram may
+    match as often as in the reference that has it most, and the reference closest in length (the shorter
+    of two) is the length."""
     length = len(prediction)
     closest = min((abs(len(reference) - length), len(reference)) for reference in references)[1]
     matches, totals = [], []

@@ -2,213 +2,534 @@
 
 Overlap metrics reward a report that says the opposite in the same words ("left" for "right", 可见 for 未见).
 Here a Chinese or English report or diagnosis is read by rules (clinical.yaml) for what a clinician acts on:
-organ, lesion or none, the lesion's echogenicity, side and size. Negation works as in NegEx (Chapman et al.
-2001): a trigger, its reach, what ends it.
+organ, side, lesion or none, its echogenicity and size, RADS category, and findings stated or denied.
+Negation works as in NegEx (Chapman et al. 2001): a trigger, its reach, what ends it. Agreement is precision,
+recall and F1 over facts, as CheXpert's labels (Irvin et al. 2019) are used for reports of chest films.
 
-Knows nothing of models, files or the simulator: any report will do. Of several lesions it reads the first one
-described with an echogenicity or a size, and it knows only the words in clinical.yaml.
+Knows nothing of models, files or the simulator: any report will do. It knows only the words in clinical.yaml;
+it does not say which of several lesions a fact belongs to, does not read margins and shapes, and takes
+"probably" for "yes".
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache, partial
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import yaml
 
-ASPECTS = ("organ", "lesion", "kind")
+from eval.measure import Measure, f_score, ratio
+from eval.pairs import Pair
+
+RULES = Path(__file__).with_suffix(".yaml")
+ASPECTS = {  # of Statements -> of a column
+    "organ": "organ",
+    "side": "side",
+    "lesion": "lesion",
+    "kind": "kind",
+    "size": "size",
+    "rads": "RADS",
+    "findings": "findings",
+}
+TOLERANCE = 0.1  # of a diameter; chosen: about the spread between two sonographers
+_NEAR = 60  # characters in which a size looks back for what it measures
+_LISTED = 5  # characters between the sizes of a list: "、", " and "
+_CHINESE = re.compile("[一-鿿]")
+_KEPT_SENTENCE = 400  # characters; longer sentences hardly come twice
+_INVISIBLE = [0xAD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF]  # soft hyphen, zero-width characters
+_PATTERNS = (  # of a language in clinical.yaml, each one list
+    "sentence_end",
+    "clause_end",
+    "ignore",
+    "no_lesion",
+    "no_finding",
+    "unsaid",
+    "negations",
+    "negation_stops",
+    "negated_after",
+    "organ_measures",
+)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a text says; None where it says nothing. Without a lesion there is no kind and no size."""
+    """What a text says of its organ and its first lesion described with an echogenicity or a size.
+
+    None where it says nothing. Without a lesion there is no kind and no size.
+    """
 
     organ: str | None = None  # "thyroid" … "heart", as in clinical.yaml
     lesion: bool | None = None
     kind: str | None = None  # "anechoic" … "calcified"
-    side: str | None = None  # of the lesion, else of the only side examined
+    side: str | None = None  # of the lesion, else of the only side examined; paired organs only
     size_mm: tuple[float, ...] | None = None  # in the order written
+
+
+@dataclass(frozen=True)
+class Statements:
+    """Everything a text states, each thing once. Empty where it says nothing."""
+
+    organ: frozenset[str] = frozenset()  # the one it names most often
+    side: frozenset[str] = frozenset()  # left, right: of what is seen, else of what is examined; any organ
+    lesion: frozenset[bool] = frozenset()  # one verdict: is there a lesion?
+    kind: frozenset[str] = frozenset()  # of every lesion
+    size: frozenset[tuple[float, ...]] = frozenset()  # of every lesion: diameters in mm, largest first
+    rads: frozenset[str] = frozenset()  # "BI-RADS 4A"
+    findings: frozenset[tuple[str, bool]] = frozenset()  # ("flow", False): denied
+
+
+_NOTHING = Statements()
 
 
 def facts(text: str) -> Facts:
     """Read one report, diagnosis or answer: as Chinese when it holds a Chinese character, else as English."""
-    rules = _rules("zh" if re.search(r"[一-鿿]", text) else "en")
-    page = _Page(text, rules)
-    organ = _organ(page)
-    mentions = page.find("lesion")
-    present = [mention for mention in mentions if not mention.negated]
-    if not present:
-        normal = bool(mentions) or any(not mention.negated for mention in page.find("normal"))
-        return Facts(organ, False if normal else None, side=_only_side(page, organ))
-    described = {mention.sentence for _, mention in _stated_kinds(page)}
-    described |= {size.sentence for size in page.find("size")}
-    lesion = next((mention for mention in present if mention.sentence in described), present[0])
-    return Facts(organ, True, _kind(page, lesion), _side(page, organ, lesion), _size(page, lesion))
+    page = _Page(text)
+    organ, verdict = _organ(page), _verdict(page)
+    if not verdict:
+        return Facts(organ, verdict, side=_only_side(page, organ))
+    lesion = _lesions(page)[0]
+    sizes = _sizes(page, lesion)
+    return Facts(organ, True, _kind(page, lesion), _side(page, organ, lesion), sizes[0] if sizes else None)
 
 
-def agreement(prediction: str, reference: str) -> Counter[str]:
-    """For each of ASPECTS that the reference states: `{aspect: 1, aspect + "_right": 0 or 1}`.
+def statements(text: str) -> Statements:
+    """Read everything that a text states, of all its lesions. The language is told as by `facts`.
 
-    Counters add up: the accuracy over a test set is total[aspect + "_right"] / total[aspect]. A prediction
-    that says nothing about an aspect is wrong on it.
+    A text that neither shows nor denies a lesion ("23 mm", "低回声") gives every size and echogenicity in it.
     """
-    predicted, true = facts(prediction), facts(reference)
-    counts: Counter[str] = Counter()
+    page = _Page(text)
+    organ, verdict = _organ(page), _verdict(page)
+    lesions = _lesions(page) if verdict else []
+    if verdict is None:
+        kinds = {_brightness(page, hit, 0) for hit in page.hits("kinds") if not hit.denied}
+        sizes = [_millimetres(hit.name) for name in ("size", "organ_size") for hit in page.hits(name)]
+    else:
+        kinds = {_kind(page, lesion) for lesion in lesions} - {None}
+        sizes = [size for lesion in lesions for size in _sizes(page, lesion)]
+    findings = {(hit.name, not hit.denied) for hit in page.hits("findings")}
+    findings |= {(page.rules.normal_means, hit.denied) for hit in page.hits("normal")}
+    return Statements(
+        organ=frozenset([organ] if organ else []),
+        side=_stated_sides(page, organ, lesions),
+        lesion=frozenset([] if verdict is None else [verdict]),
+        kind=frozenset(kinds),
+        size=frozenset(tuple(sorted(size, reverse=True)) for size in sizes),
+        rads=frozenset(hit.name for hit in page.hits("rads")),
+        findings=frozenset(findings),
+    )
+
+
+def measures(pairs: Sequence[Pair], *, every: bool = False) -> list[Measure]:
+    """Agreement on clinical facts as columns, one row of counts for each pair.
+
+    F1 for each of ASPECTS, with precision and recall for the findings; "flips", the share of findings named
+    by both that the prediction turns round; "clinical F1" over all facts together. A text gives at most one
+    organ and one verdict on the lesion, and mostly one side, kind, size and category, so their precision and
+    recall say little that F1 does not; `every` adds them. A prediction of None or blank states nothing. Of
+    several references the one that agrees best counts; a pair whose references are blank counts nowhere.
+    """
+    texts = {text for pair in pairs for text in (*pair.references, pair.prediction or "") if text.strip()}
+    said = {text: statements(text) for text in texts}
+    counts = np.zeros((len(pairs), len(ASPECTS), 3))
+    turned = np.zeros((len(pairs), 2))
+    for row, pair in enumerate(pairs):
+        predicted = said.get(pair.prediction or "", _NOTHING)
+        compared = [
+            (_agreement(predicted, said[text]), said[text]) for text in pair.references if text in said
+        ]
+        if compared:
+            counts[row], best = max(compared, key=lambda found: _overall(found[0], predicted))
+            turned[row] = _flips(predicted.findings, best.findings)
+    return _columns(counts, turned, every)
+
+
+def _columns(counts: np.ndarray, turned: np.ndarray, every: bool) -> list[Measure]:
+    receipt = f"rules:{_digest()}|facts:each once|size:±{TOLERANCE:.0%}|references:best".replace("%", " %")
+    columns: list[Measure] = []
+    aspects = {title: counts[:, index] for index, title in enumerate(ASPECTS.values())}
+    for title, rows in {**aspects, "clinical": counts.sum(axis=1)}.items():
+        if title == "clinical":
+            columns.append(Measure("flips", turned, ratio, receipt, lower_is_better=True))
+        if every or title == "findings":
+            columns.append(Measure(f"{title} P", rows, _precision, receipt))
+            columns.append(Measure(f"{title} R", rows[:, [0, 2]], ratio, receipt))
+        columns.append(Measure(f"{title} F1", rows, f_score, receipt))
+    return columns
+
+
+def _precision(sums: np.ndarray) -> np.ndarray:
+    """Counts (right, stated, true) -> right of stated; 0 where nothing is stated of what is true."""
+    right, stated, true = np.moveaxis(sums, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(stated > 0, right / stated, np.where(true > 0, 0.0, np.nan))
+
+
+def _agreement(predicted: Statements, true: Statements) -> list[tuple[int, int, int]]:
+    """(right, stated, true) for each of ASPECTS."""
+    rows = []
     for aspect in ASPECTS:
-        if getattr(true, aspect) is not None:
-            counts[aspect] += 1
-            counts[f"{aspect}_right"] += getattr(predicted, aspect) == getattr(true, aspect)
-    return counts
+        stated, wanted = getattr(predicted, aspect), getattr(true, aspect)
+        right = _matching_sizes(stated, wanted) if aspect == "size" else len(stated & wanted)
+        rows.append((right, len(stated), len(wanted)))
+    return rows
 
 
-@dataclass(frozen=True)
-class _Mention:
+def _overall(rows: list[tuple[int, int, int]], predicted: Statements) -> float:
+    """F1 over all aspects. Two texts without facts agree, unless one of them is no answer."""
+    right, stated, true = map(sum, zip(*rows, strict=True))
+    if stated + true:
+        return 2 * right / (stated + true)
+    return 1.0 if predicted is not _NOTHING else -1.0
+
+
+def _flips(stated: frozenset[tuple[str, bool]], true: frozenset[tuple[str, bool]]) -> tuple[int, int]:
+    """(findings that the prediction shows and the reference only denies, or the reverse; named in both)."""
+    shared = {name for name, _ in stated} & {name for name, _ in true}
+    turned = {name for name, seen in stated - true if name in shared and (name, not seen) in true}
+    return len(turned), len(shared)
+
+
+def _matching_sizes(stated: frozenset[tuple[float, ...]], true: frozenset[tuple[float, ...]]) -> int:
+    """How many sizes agree: equal ones first, then each with the nearest of those that are left."""
+    left = sorted(true - stated)
+    right = len(true) - len(left)
+    for size in sorted(stated - true):
+        same = [other for other in left if _same_size(size, other)]
+        if same:
+            left.remove(min(same, key=lambda other: abs(size[0] - other[0])))
+            right += 1
+    return right
+
+
+def _same_size(stated: tuple[float, ...], true: tuple[float, ...]) -> bool:
+    """Whether the largest diameters that both give are within TOLERANCE of the true ones."""
+    pairs = zip(stated, true, strict=False)
+    return all(abs(size - wanted) <= TOLERANCE * wanted + 1e-9 for size, wanted in pairs)
+
+
+class _Hit(NamedTuple):
+    """A place in a sentence that a rule speaks of."""
+
+    name: str  # what it is: "thyroid"; of a size its own words
+    denied: bool
     start: int
     end: int
-    sentence: int
     clause: int
-    negated: bool
-    text: str
+
+
+class _Lesion(NamedTuple):
+    """Where a lesion is first mentioned."""
+
+    sentence: int
+    mention: _Hit
 
 
 class _Page:
-    """A text cut into sentences and clauses, with what its negations reach."""
+    """A text cut into sentences, with what the rules find in each, by family of rules ("kinds")."""
 
-    def __init__(self, text: str, rules: dict[str, re.Pattern]):
-        text = unicodedata.normalize("NFKC", text)
-        self.text = rules["ignore"].sub(lambda match: " " * len(match.group()), text)
-        self.rules = rules
-        self.sentences = list(_spans(self.text, 0, len(self.text), rules["sentence_end"]))
-        self.clauses = [
-            clause for span in self.sentences for clause in _spans(self.text, *span, rules["clause_end"])
+    def __init__(self, text: str):
+        language = "zh" if _CHINESE.search(text) else "en"
+        self.rules = _rules(language)
+        self.sentences = [
+            _read(language, sentence)
+            if len(sentence) <= _KEPT_SENTENCE
+            else _read.__wrapped__(language, sentence)
+            for sentence in self.rules.sentence_end.split(text)
+            if sentence and not sentence.isspace()
         ]
-        reach = self.clauses if rules["negation_reaches"] == "clause" else self.sentences
-        self.negated = [span for start, end in reach for span in self._negated_spans(start, end)]
+        self._places: dict[str, list[int]] = {}
 
-    def _negated_spans(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        for trigger in self.rules["negations"].finditer(self.text, start, end):
-            stop = self.rules["negation_stops"].search(self.text, trigger.end(), end)
-            yield trigger.start(), stop.start() if stop else end
+    def hits(self, family: str) -> list[_Hit]:
+        """All hits of a family, in the order of the text."""
+        return [hit for found in self.sentences for hit in found.get(family, ())]
 
-    def find(self, rule: str) -> list[_Mention]:
-        """Every match of the named rule, in the order of the text."""
-        mentions = []
-        for match in self.rules[rule].finditer(self.text):
-            start, end = match.span()
-            clause = next((i for i, span in enumerate(self.clauses) if span[0] <= start < span[1]), -1)
-            sentence = next((i for i, span in enumerate(self.sentences) if span[0] <= start < span[1]), -1)
-            negated = any(a <= start < b for a, b in self.negated) or bool(
-                self.rules["negated_after"].match(self.text, end)
-            )
-            mentions.append(_Mention(start, end, sentence, clause, negated, match.group()))
-        return mentions
+    def stated(self, family: str, sentence: int) -> list[_Hit]:
+        """What a sentence states of a family; nothing for a sentence behind the last."""
+        found = self.sentences[sentence] if sentence < len(self.sentences) else {}
+        return [hit for hit in found.get(family, ()) if not hit.denied]
+
+    def places(self, family: str) -> list[int]:
+        """The sentences that state something of a family."""
+        if family not in self._places:
+            every = range(len(self.sentences))
+            self._places[family] = [index for index in every if self.stated(family, index)]
+        return self._places[family]
 
 
 def _organ(page: _Page) -> str | None:
     """The organ named most often; of two named equally often the one named first."""
-    found = {organ: page.find(f"organs.{organ}") for organ in page.rules["organs"]}
-    named = {organ: (-len(mentions), mentions[0].start) for organ, mentions in found.items() if mentions}
-    return min(named, key=named.__getitem__) if named else None
+    named = Counter(hit.name for hit in page.hits("organs"))
+    return named.most_common(1)[0][0] if named else None
 
 
-def _stated_kinds(page: _Page, table: str = "kinds") -> list[tuple[str, _Mention]]:
-    """Every echogenicity that the text gives and does not deny, of the lesion or of anything else."""
-    return [
-        (kind, mention)
-        for kind in page.rules[table]
-        for mention in page.find(f"{table}.{kind}")
-        if not mention.negated
+def _verdict(page: _Page) -> bool | None:
+    """Whether there is a lesion; None where the text neither shows nor denies one."""
+    if page.places("lesion"):
+        return True
+    return False if page.hits("lesion") or page.places("normal") else None
+
+
+def _lesions(page: _Page) -> list[_Lesion]:
+    """The first mention in each sentence that describes a lesion; without any, the first mention of one."""
+    lesions = [_Lesion(sentence, page.stated("lesion", sentence)[0]) for sentence in page.places("lesion")]
+    described = [
+        lesion
+        for lesion in lesions
+        if page.stated("size", lesion.sentence)
+        or any(kind.name != "bright" for kind in page.stated("kinds", lesion.sentence))
     ]
+    return described or lesions[:1]
 
 
-def _kind(page: _Page, lesion: _Mention) -> str | None:
+def _kind(page: _Page, lesion: _Lesion) -> str | None:
     """The echogenicity stated nearest to the lesion: in its clause, else in its sentence, else after it.
 
-    A "strong echo" is a calcification when the text speaks of calcium or a shadow, else it is hyperechoic; a
-    "cyst" counts as anechoic only where no echogenicity is stated.
+    A calcification in its sentence comes first; a "cyst" is anechoic only where no echogenicity is stated.
     """
-    calcium = any(not m.negated and m.sentence >= lesion.sentence for m in page.find("calcium"))
-    bright = [("calcified" if calcium else "hyperechoic", m) for m in page.find("bright") if not m.negated]
-    for stated in (_stated_kinds(page) + bright, _stated_kinds(page, "implied_kinds")):
-        stated = [(kind, mention) for kind, mention in stated if mention.sentence >= lesion.sentence]
-        if any(kind == "calcified" and mention.sentence == lesion.sentence for kind, mention in stated):
+    for family in ("kinds", "implied_kinds"):
+        here = page.stated(family, lesion.sentence)
+        if any(_brightness(page, kind, lesion.sentence) == "calcified" for kind in here):
             return "calcified"
-        if stated:
-            return min(stated, key=lambda found: _distance(found[1], lesion))[0]
+        if here:
+            return _brightness(page, min(here, key=partial(_distance, lesion.mention)), lesion.sentence)
+        places = page.places(family)
+        behind = bisect_right(places, lesion.sentence)
+        if behind < len(places):
+            return _brightness(page, page.stated(family, places[behind])[0], lesion.sentence)
     return None
 
 
-def _distance(mention: _Mention, lesion: _Mention) -> tuple[bool, bool, int]:
-    return (
-        mention.clause != lesion.clause,
-        mention.sentence != lesion.sentence,
-        abs(mention.start - lesion.start),
-    )
+def _distance(mention: _Hit, hit: _Hit) -> tuple[bool, int]:
+    return hit.clause != mention.clause, abs(hit.start - mention.start)
 
 
-def _side(page: _Page, organ: str | None, lesion: _Mention) -> str | None:
-    """The side named in the lesion's clause, else in its sentence, else carried over from before it."""
-    named = _sides(page, organ)
-    here = [(side, mention) for side, mention in named if mention.sentence == lesion.sentence]
-    if here:
-        return _one_side(min(here, key=lambda found: _belonging(found[1], lesion))[0])
-    earlier = [(side, mention.sentence) for side, mention in named if mention.sentence < lesion.sentence]
-    if organ not in page.rules["inherits_side"] or not earlier:
+def _brightness(page: _Page, kind: _Hit, sentence: int) -> str:
+    """A "strong echo" is a calcification when the text then speaks of calcium or a shadow."""
+    if kind.name != "bright":
+        return kind.name
+    calcium = page.places("calcium")
+    return "calcified" if calcium and calcium[-1] >= sentence else "hyperechoic"
+
+
+def _side(page: _Page, organ: str | None, lesion: _Lesion) -> str | None:
+    """The side of a lesion of a paired organ: named in its sentence, else carried over from before it."""
+    family = _sides(page, organ)
+    here = _nearest_side(page.stated(family, lesion.sentence), lesion.mention)
+    return _one_side(here or _inherited_side(page, organ, family, lesion))
+
+
+def _nearest_side(named: list[_Hit], hit: _Hit) -> str | None:
+    """The side named nearest in the hit's clause, else before it in its sentence, else after it."""
+    behind = bisect_left(named, hit.start, key=attrgetter("start"))
+    before, after = named[behind - 1 : behind] if behind else [], named[behind : behind + 1]
+    own_clause = [side for side in before + after if side.clause == hit.clause]
+    return next((side.name for side in own_clause + before + after), None)
+
+
+def _inherited_side(page: _Page, organ: str | None, family: str, lesion: _Lesion) -> str | None:
+    """The side of the last sentence before the lesion's that names one, if it names no other."""
+    places = page.places(family)
+    behind = bisect_left(places, lesion.sentence)
+    if organ not in page.rules.inherits_side or not behind:
         return None
-    last = {side for side, sentence in earlier if sentence == earlier[-1][1]}
-    return _one_side(last.pop()) if len(last) == 1 else None
-
-
-def _belonging(side: _Mention, lesion: _Mention) -> tuple[bool, bool, int]:
-    return side.clause != lesion.clause, side.start > lesion.start, abs(side.start - lesion.start)
+    last = {side.name for side in page.stated(family, places[behind - 1])}
+    return last.pop() if len(last) == 1 else None
 
 
 def _only_side(page: _Page, organ: str | None) -> str | None:
-    sides = {side for side, _ in _sides(page, organ)}
+    sides = {side.name for side in page.hits(_sides(page, organ))}
     return _one_side(sides.pop()) if len(sides) == 1 else None
 
 
-def _one_side(side: str) -> str | None:
+def _one_side(side: str | None) -> str | None:
     return None if side == "both" else side
 
 
-def _sides(page: _Page, organ: str | None) -> list[tuple[str, _Mention]]:
-    """Every side named, in the order of the text; nothing for an organ that has no sides."""
-    if organ not in page.rules["sided"]:
-        return []
-    rule = organ if f"sides.{organ}.left" in page.rules else "any"
-    named = [(side, m) for side in ("left", "right", "both") for m in page.find(f"sides.{rule}.{side}")]
-    return sorted(named, key=lambda found: found[1].start)
+def _sides(page: _Page, organ: str | None) -> str:
+    """The family of rules for the sides of an organ; "" (which finds nothing) for one that has no sides."""
+    if organ not in page.rules.sided:
+        return ""
+    return f"sides.{organ}" if f"sides.{organ}" in page.rules.families else "sides.any"
 
 
-def _size(page: _Page, lesion: _Mention) -> tuple[float, ...] | None:
-    """The size that belongs to the lesion, in mm: its own sentence first, two diameters rather than one."""
-    sizes = page.find("size")
-    here = [size for size in sizes if size.sentence == lesion.sentence]
-    after = [size for size in here if size.start > lesion.start]
-    before = [size for size in here if size.start < lesion.start and size.clause >= lesion.clause - 1]
-    next_sentence = [size for size in sizes if size.sentence == lesion.sentence + 1]
-    for nearest in (after + before[::-1], next_sentence):
-        for size in sorted(nearest, key=lambda size: not re.search("[×x*]", size.text)):
-            return _millimetres(size.text, page.rules)
-    return None
+def _stated_sides(page: _Page, organ: str | None, lesions: list[_Lesion]) -> frozenset[str]:
+    """The sides of lesions and of what else is seen; where they have none, every side that is named."""
+    named = page.places("laterality")
+    if not named:
+        return frozenset()
+    mentions = {lesion.sentence: [lesion.mention] for lesion in lesions}
+    sides = set()
+    for sentence in named:
+        here = page.stated("laterality", sentence)
+        seen = page.stated("findings", sentence) + mentions.get(sentence, [])
+        sides |= {_nearest_side(here, hit) for hit in seen}
+    if not sides:
+        sides = {_inherited_side(page, organ, "laterality", lesion) for lesion in lesions} - {None}
+    sides = sides or {hit.name for hit in page.hits("laterality")}
+    return frozenset({"left", "right"} if "both" in sides else sides)
 
 
-def _millimetres(text: str, rules: dict) -> tuple[float, ...]:
+def _sizes(page: _Page, lesion: _Lesion) -> list[tuple[float, ...]]:
+    """The lesion's size in mm, and those listed right behind it ("8×6mm、5×4mm"); empty where none is given.
+
+    Its own sentence first, behind the lesion rather than before it, two diameters rather than one.
+    """
+    here, mention = page.stated("size", lesion.sentence), lesion.mention
+    after = [size for size in here if size.start > mention.start]
+    before = [size for size in here if size.start < mention.start and size.clause >= mention.clause - 1]
+    for nearest in (after + before[::-1], page.stated("size", lesion.sentence + 1)):
+        if nearest:
+            together = [min(nearest, key=lambda size: "×" not in size.name)]
+            for size in sorted(nearest, key=attrgetter("start")):
+                if 0 < size.start - together[-1].end <= _LISTED:
+                    together.append(size)
+            return [_millimetres(size.name) for size in together]
+    return []
+
+
+@cache
+def _numbers() -> tuple[re.Pattern, dict[re.Pattern, float]]:
+    """A number with its unit in a size's own words, and what each unit is in mm."""
+    units = {re.compile(unit): float(factor) for unit, factor in _data()["units"].items()}
+    return re.compile(r"(\d+(?:\.\d+)?)\s*([^\d\s×]*)"), units
+
+
+def _millimetres(text: str) -> tuple[float, ...]:
     """ "11.7×5.9cm" -> (117.0, 59.0): a number without a unit takes that of the next one that has it."""
+    pattern, units = _numbers()
     values: list[float] = []
     factor = 1.0
-    numbers = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z毫厘米]*)", text.lower().replace("x", "×"))
-    for number, unit in reversed(numbers):
+    for number, unit in reversed(pattern.findall(text)):
         if unit:
-            factor = next(value for name, value in rules["units"].items() if re.fullmatch(name, unit))
+            factor = next(value for name, value in units.items() if name.fullmatch(unit))
         values.append(round(float(number) * factor, 2))
     return tuple(reversed(values))
+
+
+@lru_cache(8192)
+def _read(language: str, sentence: str) -> dict[str, list[_Hit]]:
+    """What the rules find in one sentence, by family; not to be changed. Reports repeat their sentences."""
+    return dict(_scan(_rules(language), _plain(sentence)))
+
+
+def _scan(rules: _Rules, sentence: str) -> Iterator[tuple[str, list[_Hit]]]:
+    text = _blanked(rules.ignore, sentence)
+    views = {"lesion": _blanked(rules.no_lesion, text), "finding": _blanked(rules.no_finding, text), "": text}
+    layout = _Layout(rules, text)
+    lesions: list[_Hit] = []
+    for name, family in rules.families.items():
+        matches = family.any.finditer(views[family.view])
+        found = [hit for match in matches for hit in layout.hits(family, match)]
+        if found:
+            yield name, found
+        elif name == "laterality":
+            break  # the families behind it are sides too
+        if name == "lesion":
+            lesions = found
+    yield from _sizes_in(rules, text, layout, [lesion.start for lesion in lesions]).items()
+    if "rads" in text or "tr" in text:
+        yield "rads", [_Hit(category, False, 0, 0, 0) for category in _categories(rules, text)]
+
+
+def _sizes_in(rules: _Rules, text: str, layout: _Layout, lesions: Sequence[int]) -> dict[str, list[_Hit]]:
+    """Every size: "size" of a lesion, "organ_size" of a part of the organ ("portal vein 12 mm").
+
+    A size is the organ's behind a word of organ_measures in its clause, unless a lesion (`lesions`: where
+    they start) is named there before it.
+    """
+    found: dict[str, list[_Hit]] = {}
+    for match in rules.size.finditer(text):
+        clause = layout.clause(match.start())
+        start = layout.clauses[clause]
+        last = bisect_left(lesions, match.start()) - 1
+        of_lesion = last >= 0 and lesions[last] >= start
+        near = max(start, match.start() - _NEAR)
+        of_organ = not of_lesion and rules.organ_measures.search(text, near, match.start())
+        words = rules.between.sub("×", match.group())
+        size = _Hit(words, False, *match.span(), clause)
+        found.setdefault("organ_size" if of_organ else "size", []).append(size)
+    return found
+
+
+def _categories(rules: _Rules, text: str) -> Iterator[str]:
+    """ "BI-RADS 4A" for every category behind the name of its system, or beside 类 in the same sentence."""
+    systems = [
+        (match.start(), match.end(), rules.systems.meaning(match)[0])
+        for match in rules.systems.any.finditer(text)
+    ]
+    if not systems:
+        return
+    for _, end, system in systems:
+        match = rules.category.match(text, end)
+        if match:
+            yield f"{system} {_category(match.group(1))}"
+    starts = [start for start, _, _ in systems]
+    for match in rules.bare_category.finditer(text):
+        system = systems[max(0, bisect_left(starts, match.start()) - 1)][2]
+        yield f"{system} {_category(match.group(1))}"
+
+
+def _category(words: str) -> str:
+    """ "iv a" -> "4A"."""
+    number, letter = re.fullmatch(r"([0-6ivx]+?)\s?([abc]?)", words).groups()
+    return _data()["rads"]["roman"].get(number, number) + letter.upper()
+
+
+class _Layout:
+    """Where the clauses of a sentence begin, and what in it is denied or left unsaid."""
+
+    def __init__(self, rules: _Rules, text: str):
+        self.text, self.rules = text, rules
+        clauses = list(_spans(text, 0, len(text), rules.clause_end))
+        self.clauses = [start for start, _ in clauses] or [0]
+        reach = clauses if rules.negation_reaches == "clause" else [(0, len(text))]
+        self._denied = [span for start, end in reach for span in self._negated(start, end)]
+        self._unsaid = [
+            (match.start(), end)
+            for start, end in clauses
+            for match in [rules.unsaid.search(text, start, end)]
+            if match
+        ]
+
+    def _negated(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """What the negations between start and end reach: each up to its stop. The spans do not overlap."""
+        while trigger := self.rules.negations.search(self.text, start, end):
+            stop = self.rules.negation_stops.search(self.text, trigger.end(), end)
+            start = stop.start() if stop else end
+            yield trigger.start(), start
+            start = max(start, trigger.end())
+
+    def clause(self, at: int) -> int:
+        """The index of the clause that holds the character `at`."""
+        return bisect_right(self.clauses, at) - 1
+
+    def hits(self, family: _Family, match: re.Match) -> Iterator[_Hit]:
+        """The match as a hit; nothing where the text says nothing of the patient ("to rule out …")."""
+        start, end = match.span()
+        if family.view and _within(self._unsaid, start):
+            return
+        name, denied = family.meaning(match)
+        if family.deniable and (
+            _within(self._denied, end - 1) or self.rules.negated_after.match(self.text, end)
+        ):
+            denied = not denied
+        yield _Hit(name, denied, start, end, self.clause(start))
+
+
+def _within(spans: list[tuple[int, int]], at: int) -> bool:
+    """Whether one of the spans, sorted and apart, holds the position."""
+    index = bisect_right(spans, at, key=lambda span: span[0]) - 1
+    return index >= 0 and at < spans[index][1]
 
 
 def _spans(text: str, start: int, end: int, ends: re.Pattern) -> Iterator[tuple[int, int]]:
@@ -220,21 +541,119 @@ def _spans(text: str, start: int, end: int, ends: re.Pattern) -> Iterator[tuple[
         yield start, end
 
 
+def _blanked(pattern: re.Pattern, text: str) -> str:
+    """The text with spaces for what matches; positions stay."""
+    return pattern.sub(lambda match: " " * len(match.group()), text)
+
+
+def _plain(text: str) -> str:
+    """NFKC, lower case, simplified characters, nothing invisible."""
+    return unicodedata.normalize("NFKC", text).lower().translate(_characters())
+
+
 @cache
-def _rules(language: str) -> dict:
-    """One language of clinical.yaml, compiled: "kinds.anechoic" -> pattern; "kinds" -> its names."""
-    data = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    rules = {key: data[key] for key in ("units", "sided", "inherits_side")}
-    number, unit = r"\d+(?:\.\d+)?", f"(?:{'|'.join(data['units'])})"
-    rules["size"] = re.compile(rf"{number}(?:\s*{unit}?\s*[×x*]\s*{number}){{0,2}}\s*{unit}(?![a-z/])", re.I)
-    return rules | dict(_compiled("", data[language]))
+def _characters() -> dict[int, str | None]:
+    return str.maketrans(_data()["traditional"]) | dict.fromkeys(_INVISIBLE)
 
 
-def _compiled(prefix: str, table: dict) -> Iterator[tuple[str, object]]:
-    for name, value in table.items():
-        if isinstance(value, list):
-            yield prefix + name, re.compile("|".join(f"(?:{pattern})" for pattern in value), re.I)
-        else:
-            yield prefix + name, value
-            if isinstance(value, dict):
-                yield from _compiled(f"{prefix}{name}.", value)
+@dataclass(frozen=True)
+class _Family:
+    """Rules that answer one question (which organ?), found in one pass."""
+
+    any: re.Pattern  # all of them
+    names: tuple[tuple[str, bool, re.Pattern], ...]  # name, whether the words themselves deny it, rule
+    view: str  # "lesion", "finding" or "": what is read over
+    deniable: bool
+
+    def meaning(self, match: re.Match) -> tuple[str, bool]:
+        """(name, denied by its own words) of a match of `any`."""
+        if len(self.names) == 1:
+            return self.names[0][:2]
+        return next(
+            (name, denied) for name, denied, rule in self.names if rule.match(match.string, match.start())
+        )
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """One language of clinical.yaml, compiled, with what holds for both."""
+
+    sentence_end: re.Pattern
+    clause_end: re.Pattern
+    ignore: re.Pattern
+    no_lesion: re.Pattern
+    no_finding: re.Pattern
+    unsaid: re.Pattern
+    negations: re.Pattern
+    negation_stops: re.Pattern
+    negated_after: re.Pattern
+    organ_measures: re.Pattern
+    negation_reaches: str
+    normal_means: str
+    families: dict[str, _Family]
+    sided: tuple[str, ...]
+    inherits_side: tuple[str, ...]
+    size: re.Pattern
+    between: re.Pattern
+    systems: _Family
+    category: re.Pattern
+    bare_category: re.Pattern
+
+
+@cache
+def _data() -> dict:
+    return yaml.safe_load(RULES.read_text(encoding="utf-8"))
+
+
+@cache
+def _digest() -> str:
+    return hashlib.sha256(RULES.read_bytes()).hexdigest()[:8]
+
+
+@cache
+def _rules(language: str) -> _Rules:
+    data, spoken = _data(), _data()[language]
+    number, unit, by = r"\d{1,4}(?:\.\d{1,3})?", _either(data["units"]), _either(data["between_diameters"])
+    rads = data["rads"]
+    return _Rules(
+        **{name: re.compile(_either(spoken[name])) for name in _PATTERNS},
+        negation_reaches=spoken["negation_reaches"],
+        normal_means=spoken["normal_means"],
+        families=dict(_families(spoken)),
+        sided=tuple(data["sided"]),
+        inherits_side=tuple(data["inherits_side"]),
+        size=re.compile(
+            rf"(?<![\d.]){number}(?:\s*{unit}?\s*{by}\s*{number}){{0,2}}\s*{unit}(?!\s?/|[a-z]|[23](?![\d.]))"
+        ),
+        between=re.compile(rf"\s*{by}\s*"),
+        systems=_family(rads["systems"], deniable=False),
+        category=re.compile(rf"(?:{_either(rads['filler'])}){{0,8}}({rads['category']})"),
+        bare_category=re.compile(rf"(?<![\da-z.])({rads['category']})\s*{rads['bare']}"),
+    )
+
+
+def _families(spoken: dict) -> Iterator[tuple[str, _Family]]:
+    """Every family of a language, by name; the sides behind laterality, which speaks wherever they do."""
+    yield "lesion", _family({"lesion": spoken["lesion"]}, "lesion")
+    for name in ("kinds", "implied_kinds"):
+        yield name, _family(spoken[name], "lesion")
+    yield "calcium", _family({"calcium": spoken["calcium"]}, "lesion")
+    yield "findings", _family(spoken["findings"], "finding")
+    yield "normal", _family({"normal": spoken["normal"]})
+    for name in ("organs", "laterality"):
+        yield name, _family(spoken[name], deniable=False)
+    for organ, table in spoken["sides"].items():
+        yield f"sides.{organ}", _family(table, deniable=False)
+
+
+def _family(table: dict, view: str = "", *, deniable: bool = True) -> _Family:
+    """name -> rules, or name -> {present: rules, absent: rules that deny it in their own words}."""
+    names = []
+    for name, rules in table.items():
+        stated = rules if isinstance(rules, dict) else {"present": rules}
+        names += [(name, how == "absent", re.compile(_either(each))) for how, each in stated.items()]
+    return _Family(re.compile(_either([rule.pattern for _, _, rule in names])), tuple(names), view, deniable)
+
+
+def _either(patterns: Iterable[str]) -> str:
+    return f"(?:{'|'.join(patterns)})"

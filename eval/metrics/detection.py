@@ -1,13 +1,16 @@
 """Structures found with boxes: precision, recall, false positives and how well the boxes lie.
 
-AbVLM-Q (2025), Tables 1 and 2. The paper gives neither the overlap nor the matching rule, so both are chosen and
-stand in the receipt: a predicted and a true box of one label may match from an intersection over union (IoU) of
-0.5, each box once. "greedy" takes pairs in the order of falling IoU; "hungarian" takes the assignment with the
-largest sum of IoU (scipy). "Mean recall" is the mean over structures. Mean IoU is over matched boxes only.
+AbVLM-Q (2025), Tables 1 and 2. The paper gives neither the overlap nor the matching rule, so both are chosen
+and stand in the receipt: a predicted and a true box of one label may match from an intersection over union
+(IoU) of 0.5, each box once. "greedy" takes pairs in the order of falling IoU; "hungarian" takes the
+assignment with the largest sum of IoU (scipy). "Mean recall" is the mean over structures. Mean IoU is over
+matched boxes only.
 
-Boxes are [x1, y1, x2, y2] in any unit, without the "+1" of pixel counting. A predicted box that is none (reversed,
-empty, NaN, three numbers) is a false positive. An image without an answer misses all its structures, and is left
-out of false positives, which would reward it. Knows nothing of images, coordinates' origin or how text is parsed.
+Boxes are [x1, y1, x2, y2] in any unit, without the "+1" of pixel counting; labels are compared as written. A
+predicted box that is none (reversed, empty, NaN, three numbers) is a false positive. An image without an
+answer misses all its structures, and is left out of false positives, which would reward it.
+
+Knows nothing of images, of where coordinates start or of how a text is parsed.
 """
 
 from __future__ import annotations
@@ -23,66 +26,72 @@ from eval.pairs import Pair, PairError
 
 RIGHT, STATED, TRUE, OVERLAP = range(4)  # what is tallied for each structure of an image
 FARTHEST = 1e9  # coordinates beyond it are no picture; squares of them would overflow in silence
-OTHER = ""  # the label that stands for all structures which are true nowhere
 
 Matcher = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of one image: float64 [n, 4] with their labels, and the labels of what was no box (None: unreadable)."""
+    """Boxes of one image, float64 [n, 4]; their labels; the labels of what was no box (None: no label)."""
 
     corners: np.ndarray
     labels: tuple[str, ...]
     broken: tuple[str | None, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Scene:
+    """One image whose structures are known."""
+
+    true: Boxes
+    stated: Boxes
+    overlap: np.ndarray  # float64 [stated, true]
+    answered: bool
+
+
 def measures(
     pairs: Sequence[Pair],
-    thresholds: Sequence[float] = (0.5,),
+    iou: float | Sequence[float] = 0.5,
     matching: str = "greedy",
     per_structure: bool = False,
 ) -> list[Measure]:
     """Every column about boxes, over the pairs whose truth has them (an empty list says "nothing is here").
 
-    `matching` is a key of MATCHERS. With several thresholds the columns end with theirs ("Recall @0.3"); with
-    `per_structure` each structure that is true somewhere has its own after them ("Recall liver"). PairError for
-    a true box that is none; ValueError for a threshold outside (0, 1] or an unknown matching.
+    `iou` is the overlap from which boxes may match; the columns of every further one end with it ("Recall
+    @0.3"). `matching` is a key of MATCHERS. With `per_structure` each structure that is true somewhere has
+    its own columns too ("Recall liver"). PairError for a true box that is none; ValueError for an `iou`
+    outside (0, 1] or an unknown matching.
     """
     if matching not in MATCHERS:
         raise ValueError(f"matching {matching!r} is not one of {', '.join(MATCHERS)}")
+    thresholds = [iou] if isinstance(iou, int | float) else list(dict.fromkeys(iou))
     if not thresholds or not all(0 < threshold <= 1 for threshold in thresholds):
-        raise ValueError(f"thresholds {tuple(thresholds)!r} must be shares above 0 and up to 1")
-    truths = [_true_boxes(pair) for pair in pairs]
-    stated = [_stated_boxes(pair) for pair in pairs]
-    structures = sorted({label for true in truths if true for label in true.labels})
-    answered = np.array([t is not None and p.prediction is not None for t, p in zip(truths, pairs, strict=True)])
-    scenes = [None if t is None else (t, s, overlaps(s, t)) for t, s in zip(truths, stated, strict=True)]
+        raise ValueError(f"iou {iou!r} must be above 0 and no more than 1")
+    scenes = [_scene(pair) for pair in pairs]
+    structures = sorted({label for scene in scenes if scene for label in scene.true.labels})
+    answered = np.array([scene is not None and scene.answered for scene in scenes], dtype=bool)
     columns: list[Measure] = []
     for threshold in thresholds:
-        at = f" @{threshold:g}" if len(thresholds) > 1 else ""
+        at = "" if threshold == thresholds[0] else f" @{threshold:g}"
         receipt = f"iou:{threshold:g}|match:{matching}|one-to-one|invalid:fp"
-        match = MATCHERS[matching]
-        tallies = np.zeros((len(pairs), len(structures) + 1, 4))
-        for tally, scene in zip(tallies, scenes, strict=True):
-            if scene is not None:
-                _count(tally, [*structures, OTHER], *scene, *match(scene[2], threshold))
+        tallies = np.array([_tally(scene, structures, threshold, MATCHERS[matching]) for scene in scenes])
+        tallies = tallies.reshape(len(pairs), len(structures) + 1, 4)
         columns += _columns(tallies.sum(axis=1), answered, at, receipt)
-        columns.append(_mean_recall(tallies[:, :-1], at, receipt + f"|structures:{len(structures)}"))
-        for i, structure in enumerate(structures if per_structure else ()):
-            columns += _columns(tallies[:, i], answered, f" {structure}{at}", receipt)
-    broken = np.array([0 if true is None else len(said.broken) for true, said in zip(truths, stated, strict=True)])
+        columns.append(_mean_recall(tallies[:, :-1], at, f"{receipt}|structures:{len(structures)}"))
+        for place, structure in enumerate(structures if per_structure else ()):
+            columns += _columns(tallies[:, place], answered, f" {structure}{at}", receipt)
+    broken = np.array([len(scene.stated.broken) if scene else 0 for scene in scenes])
     return [*columns, _total("Invalid boxes", broken, answered, "reversed, empty or not four numbers")]
 
 
 def overlaps(stated: Boxes, true: Boxes) -> np.ndarray:
     """float64 [stated, true]: the IoU of every two boxes of one label, 0 between labels."""
     same = np.array(stated.labels, dtype=object)[:, None] == np.array(true.labels, dtype=object)
-    return np.where(same, iou(stated.corners, true.corners), 0.0)
+    return np.where(same, intersection_over_union(stated.corners, true.corners), 0.0)
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of every box of a [n, 4] with every box of b [m, 4] -> [n, m], in [0, 1]."""
+def intersection_over_union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The overlap of every box of a [n, 4] with every box of b [m, 4]: [n, m], from 0 to 1."""
     a, b = a[:, None], b[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     common = np.clip(sides, 0, None).prod(axis=-1)
@@ -91,7 +100,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def greedy(overlap: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Matched rows and columns of `overlap`, pair by pair in the order of falling overlap; of equals the first."""
+    """Matched rows and columns of `overlap`, in the order of falling overlap; of equal ones the first."""
     rows, columns = np.nonzero(overlap >= threshold)
     free_rows, free_columns = np.ones(overlap.shape[0], bool), np.ones(overlap.shape[1], bool)
     taken: list[int] = []
@@ -115,20 +124,24 @@ def hungarian(overlap: np.ndarray, threshold: float) -> tuple[np.ndarray, np.nda
 MATCHERS: dict[str, Matcher] = {"greedy": greedy, "hungarian": hungarian}
 
 
-def _count(tally: np.ndarray, structures: list[str], true: Boxes, stated: Boxes, overlap, rows, columns) -> None:
-    """Fill `tally` [structures, 4] of one image from its matched boxes (row of `stated`, column of `true`)."""
-    place = {structure: i for i, structure in enumerate(structures)}
-    for label in true.labels:
+def _tally(scene: _Scene | None, structures: Sequence[str], threshold: float, match: Matcher) -> np.ndarray:
+    """What an image adds: float64 [structures + 1, 4], the last row for labels that are true nowhere."""
+    tally = np.zeros((len(structures) + 1, 4))
+    if scene is None:
+        return tally
+    place = {structure: row for row, structure in enumerate(structures)}
+    for label in scene.true.labels:
         tally[place[label], TRUE] += 1
-    for label in (*stated.labels, *stated.broken):
-        tally[place.get(label, place[OTHER]), STATED] += 1
-    for row, column in zip(rows, columns, strict=True):
-        tally[place[true.labels[column]], [RIGHT, OVERLAP]] += 1, overlap[row, column]
+    for label in (*scene.stated.labels, *scene.stated.broken):
+        tally[place.get(label, -1), STATED] += 1
+    for row, column in zip(*match(scene.overlap, threshold), strict=True):
+        tally[place[scene.true.labels[column]], [RIGHT, OVERLAP]] += 1, scene.overlap[row, column]
+    return tally
 
 
 def _columns(tally: np.ndarray, answered: np.ndarray, name: str, receipt: str) -> list[Measure]:
     """The columns of one structure or of all together from `tally` [cases, 4]; `name` ends their names."""
-    wrong = np.where(answered, tally[:, STATED] - tally[:, RIGHT], 0)
+    wrong = tally[:, STATED] - tally[:, RIGHT]
     per_image = np.stack([wrong, answered], axis=1)
     return [
         Measure(f"Precision{name}", tally[:, [RIGHT, STATED]], ratio, receipt),
@@ -141,20 +154,20 @@ def _columns(tally: np.ndarray, answered: np.ndarray, name: str, receipt: str) -
 
 
 def _mean_recall(tallies: np.ndarray, name: str, receipt: str) -> Measure:
-    counts = tallies[:, :, [RIGHT, TRUE]].reshape(len(tallies), -1 if tallies.size else 0)
+    counts = tallies[:, :, [RIGHT, TRUE]].reshape(len(tallies), 2 * tallies.shape[1])
     return Measure(f"Mean recall{name}", counts, mean_recall, receipt)
 
 
 def mean_recall(sums: np.ndarray) -> np.ndarray:
-    """Sums of (right, true) for structure after structure, [..., 2 * structures] -> mean recall over those that
-    are true somewhere [...]."""
+    """Sums of (right, true), structure after structure [..., 2 * structures] -> mean recall [...] over those
+    that are true somewhere."""
     recalls = ratio(sums.reshape(*sums.shape[:-1], sums.shape[-1] // 2, 2))
     found = ~np.isnan(recalls)
     return ratio(np.stack([np.where(found, recalls, 0.0).sum(axis=-1), found.sum(axis=-1)], axis=-1))
 
 
 def _total(name: str, counts: np.ndarray, answered: np.ndarray, receipt: str) -> Measure:
-    rows = np.stack([np.where(answered, counts, 0), answered], axis=1).astype(np.float64)
+    rows = np.stack([counts, answered], axis=1).astype(np.float64)
     return Measure(name, rows, total, receipt, scale=1.0, lower_is_better=True)
 
 
@@ -163,22 +176,20 @@ def total(sums: np.ndarray) -> np.ndarray:
     return np.where(sums[..., 1] > 0, sums[..., 0], np.nan)
 
 
-def _true_boxes(pair: Pair) -> Boxes | None:
+def _scene(pair: Pair) -> _Scene | None:
     value = pair.values.get("boxes")
     if value is None:
         return None
-    boxes = _read(value)
-    if boxes.broken:
+    true = _read(value)
+    if true.broken:
         raise PairError(
-            f'id {pair.id!r}: boxes {value!r:.80} must be a list of {{"label": name, "box": [x1, y1, x2, y2]}} '
-            "with x1 < x2 and y1 < y2."
+            f"id {pair.id!r}: boxes {value!r:.80} must be a list of "
+            '{"label": name, "box": [x1, y1, x2, y2]} with x1 < x2 and y1 < y2.'
         )
-    return boxes
-
-
-def _stated_boxes(pair: Pair) -> Boxes:
-    value = None if pair.prediction is None else pair.values.get("prediction_boxes")
-    return _read([] if value is None else value)
+    answered = pair.prediction is not None
+    found = pair.values.get("prediction_boxes") if answered else None
+    stated = _read([] if found is None else found)
+    return _Scene(true, stated, overlaps(stated, true), answered)
 
 
 def _read(value: Any) -> Boxes:
@@ -201,8 +212,7 @@ def _is_box(corners: Any) -> bool:
         return False
     numbers = all(isinstance(c, int | float) and not isinstance(c, bool) for c in corners)
     # Neither NaN nor infinity nor an integer too long for a float passes the comparison.
-    return numbers and all(abs(c) <= FARTHEST for c in corners) and _has_area(*corners)
-
-
-def _has_area(x1: float, y1: float, x2: float, y2: float) -> bool:
-    return x2 > x1 and y2 > y1
+    if not numbers or not all(abs(c) <= FARTHEST for c in corners):
+        return False
+    x1, y1, x2, y2 = corners
+    return x2 > x1 and (x2 - x1) * (y2 - y1) > 0  # sides can be too short for their area

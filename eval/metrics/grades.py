@@ -1,12 +1,13 @@
 """Image scores of 0 to 10 points and the four grades that they fall into.
 
-AbVLM-Q (2025), "Image scoring" and Fig. 5: Poor (0–4), Moderate (4–6), Good (6–8), Excellent (8–10). The paper
-does not say to which grade a boundary belongs. It does call a fall from 6 to 4 points a confusion of Moderate
-with Poor, so a boundary belongs to the lower grade here: Poor is 0 ≤ s ≤ 4, Moderate 4 < s ≤ 6, Good 6 < s ≤ 8,
-Excellent 8 < s ≤ 10. Its accuracy of a grade (263 of 309 Excellent) is over the cases that truly have the grade.
+AbVLM-Q (2025), "Image scoring" and Fig. 5: Poor (0–4), Moderate (4–6), Good (6–8), Excellent (8–10). The
+paper does not say to which grade a boundary belongs. It does call a fall from 6 to 4 points a confusion of
+Moderate with Poor, so a boundary belongs to the lower grade here: Poor is 0 ≤ s ≤ 4, Moderate 4 < s ≤ 6, Good
+6 < s ≤ 8, Excellent 8 < s ≤ 10. The accuracy of a grade is over the cases that truly have it, which is how
+"263/309" of Excellent images in the paper reads.
 
-A prediction that is no number from 0 to 10, or is missing, is wrong on every column, with the largest error that
-a score could have had. Knows nothing of planes or of how points are deducted.
+A prediction that is no number from 0 to 10, or is missing, is wrong on every column, with the largest error
+that a score could have had. Knows nothing of planes or of how points are deducted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SLACK = 1e-9  # 8.3 − 7.3 is a little more than one point in floating point
 
 
 def measures(pairs: Sequence[Pair]) -> list[Measure]:
-    """Every column about scores, over the pairs whose truth has one. PairError for a true score not in 0–10."""
+    """Every column about scores, over pairs whose truth has one; PairError for one that is not in 0–10."""
     scores = [(_true_score(pair), _predicted_score(pair)) for pair in pairs]
     grades = [(None if true is None else _rank(true), _rank(said)) for true, said in scores]
     errors = np.array([_error(true, said) for true, said in scores], dtype=np.float64)
@@ -38,7 +39,9 @@ def measures(pairs: Sequence[Pair]) -> list[Measure]:
     for rank, grade in enumerate(GRADES):
         of_grade = [hit if true == rank else None for hit, (true, _) in zip(right, grades, strict=True)]
         columns.append(share(f"Accuracy {grade}", of_grade, receipt))
-    near = [None if true is None else said is not None and abs(true - said) <= 1 + SLACK for true, said in scores]
+    near = [
+        None if true is None else said is not None and abs(true - said) <= 1 + SLACK for true, said in scores
+    ]
     unparsed = [None if true is None else said is None for true, said in scores]
     return [
         *columns,
@@ -49,7 +52,7 @@ def measures(pairs: Sequence[Pair]) -> list[Measure]:
 
 
 def confusion(pairs: Sequence[Pair]) -> np.ndarray:
-    """int64 [4, 5]: rows are true grades Poor to Excellent, columns predicted grades, then without a score."""
+    """int64 [4, 5]: rows are true grades Poor to Excellent, columns the predicted ones, then "no score"."""
     table = np.zeros((len(GRADES), len(GRADES) + 1), dtype=np.int64)
     for pair in pairs:
         true = _true_score(pair)
@@ -59,7 +62,7 @@ def confusion(pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def grade(score: float) -> str:
-    """The grade of a score from 0 to 10; ValueError for any other number. A boundary is of the lower grade."""
+    """The grade of a score from 0 to 10, boundaries in the lower one; ValueError for anything else."""
     if not _is_score(score):
         raise ValueError(f"score {score!r:.60} is not a number from 0 to {HIGHEST}")
     return GRADES[_rank(score)]

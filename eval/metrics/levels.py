@@ -1,9 +1,9 @@
 """Quality levels (low, medium, high): how often they are right, and whether a rater tells them apart at all.
 
-Ultrasound-QBench (2025), Table I, prints the accuracy alone; 34.21 and 34.99 % come back there over models and
-prompts, which is what one level said of every image scores. So the share of each predicted level, the rate of
-the commonest true level, balanced accuracy and a kappa with quadratic weights (Cohen 1968) stand beside it.
-Definitions are scikit-learn's where it has them.
+Ultrasound-QBench (2025), Table I, prints the accuracy alone; 34.21 and 34.99 % come back there over models
+and prompts, which is what one level said of every image scores. So the share of each predicted level, the
+rate of the commonest true level, balanced accuracy and a kappa with quadratic weights (Cohen 1968) stand
+beside it. Definitions are scikit-learn's where it has them.
 
 A level comes from `prediction_level` or else is the largest of `prediction_logits`. An answer with neither is
 unparsed and wrong; so is a case without an answer. Knows nothing of how logits are made, scored or clustered.
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.measure import Measure, f_score, ratio
+from eval.measure import Finish, Measure, f_score, ratio
 from eval.pairs import Pair, PairError
 
 LEVELS = ("low", "medium", "high")  # rising: the order of the confusion matrix and of kappa's weights
@@ -25,11 +25,13 @@ UNPARSED = len(LEVELS)  # its column in the confusion matrix
 RANKS = np.arange(len(LEVELS), dtype=np.float64)
 STEPS = (RANKS[:, None] - RANKS) ** 2
 # No level is as far from the truth as a level can be: leaving such cases out would reward silence.
-KAPPA_WEIGHTS = np.concatenate([STEPS, STEPS.max(axis=1, keepdims=True)], axis=1)  # [true, predicted or unparsed]
+KAPPA_WEIGHTS = np.concatenate(
+    [STEPS, STEPS.max(axis=1, keepdims=True)], axis=1
+)  # [true, predicted or unparsed]
 
 
 def measures(pairs: Sequence[Pair]) -> list[Measure]:
-    """Every column about levels, over the pairs whose truth has one. PairError for a true level of no known name."""
+    """Every column about levels, over pairs whose truth has one; PairError for one that is not of LEVELS."""
     table = _tables(pairs)
     truth, right = table.sum(axis=2), np.diagonal(table, axis1=1, axis2=2)  # both [cases, 3]
     cases = truth.sum(axis=1)
@@ -38,7 +40,7 @@ def measures(pairs: Sequence[Pair]) -> list[Measure]:
     def share(name: str, hits: np.ndarray, of: np.ndarray, **details) -> Measure:
         return Measure(name, np.stack([hits, of], axis=1), ratio, receipt, share=True, **details)
 
-    def figure(name: str, finish, note: str = "", **details) -> Measure:
+    def figure(name: str, finish: Finish, note: str = "", **details) -> Measure:
         return Measure(name, table.reshape(len(pairs), KAPPA_WEIGHTS.size), finish, receipt + note, **details)
 
     columns = [
@@ -48,8 +50,12 @@ def measures(pairs: Sequence[Pair]) -> list[Measure]:
         figure("Kappa", kappa, "|weights:quadratic|unparsed:farthest", scale=1.0),
     ]
     columns += [share(f"Recall {level}", right[:, i], truth[:, i]) for i, level in enumerate(LEVELS)]
-    columns += [share(f"Precision {level}", right[:, i], table[:, :, i].sum(axis=1)) for i, level in enumerate(LEVELS)]
-    columns += [share(f"Predicted {level}", table[:, :, i].sum(axis=1), cases) for i, level in enumerate(LEVELS)]
+    columns += [
+        share(f"Precision {level}", right[:, i], table[:, :, i].sum(axis=1)) for i, level in enumerate(LEVELS)
+    ]
+    columns += [
+        share(f"Predicted {level}", table[:, :, i].sum(axis=1), cases) for i, level in enumerate(LEVELS)
+    ]
     return [
         *columns,
         share("Unparsed", table[:, :, UNPARSED].sum(axis=1), cases, lower_is_better=True),
@@ -70,7 +76,7 @@ def balanced_accuracy(sums: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(sums: np.ndarray) -> np.ndarray:
-    """Summed confusion matrices [..., 12] -> mean F1 over the levels that are true or predicted somewhere [...]."""
+    """Summed confusion matrices [..., 12] -> mean F1 over the levels that are true or predicted [...]."""
     table = _square(sums)
     right, stated = np.diagonal(table, axis1=-2, axis2=-1), table[..., :UNPARSED].sum(axis=-2)
     figures = f_score(np.stack([right, stated, table.sum(axis=-1)], axis=-1))  # [..., 3]
@@ -80,7 +86,7 @@ def macro_f1(sums: np.ndarray) -> np.ndarray:
 def kappa(sums: np.ndarray) -> np.ndarray:
     """Summed confusion matrices [..., 12] -> Cohen's kappa with quadratic weights [...].
 
-    NaN where chance alone could not disagree (one true level, and nothing else predicted), as in scikit-learn.
+    NaN where chance alone could not disagree (one true level, nothing else predicted), as in scikit-learn.
     """
     table = _square(sums)
     total = table.sum(axis=(-2, -1))
@@ -105,7 +111,7 @@ def _mean_where(counted: np.ndarray, figures: np.ndarray) -> np.ndarray:
 
 
 def _tables(pairs: Sequence[Pair]) -> np.ndarray:
-    """float64 [cases, 3, 4]: a one where truth and prediction of the case meet; zeros without a true level."""
+    """float64 [cases, 3, 4]: a one where truth and prediction of a case meet; zeros without a true level."""
     tables = np.zeros((len(pairs), *KAPPA_WEIGHTS.shape))
     for table, pair in zip(tables, pairs, strict=True):
         truth = _true_level(pair)

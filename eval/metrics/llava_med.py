@@ -1,11 +1,12 @@
-"""What LLaVA-Med calls exact match, F1, precision, recall and BLEU (its llava/eval/run_eval.py, commit ff616e7).
+"""What LLaVA-Med calls exact match, F1, precision, recall and BLEU (its llava/eval/run_eval.py, commit
+ff616e7).
 
-The names are the script's, not what they usually mean. Its "exact match" is the number of different reference words
-that were found, over the number of words in the answer, so an answer that is right but short gets 100 and "No mass
-no mass" beside itself gets 50. Its F1 counts a repeated right word again each time. Both read the answer after the
-normalisation of the VQA challenge (Antol et al. 2015): punctuation, articles and number words, applied twice there;
-its BLEU after one pass. LLaVA-Ultra reports these figures on Chinese, for which the words must be given, since the
-script splits at spaces.
+The names are the script's, not what they usually mean. Its "exact match" is the number of different
+reference words that were found, over the number of words in the answer, so an answer that is right but
+short gets 100 and "No mass no mass" beside itself gets 50. Its F1 counts a repeated right word again each
+time. Both read the answer after the normalisation of the VQA challenge (Antol et al. 2015): punctuation,
+articles and number words, applied twice there; its BLEU after one pass. LLaVA-Ultra reports these figures
+on Chinese, for which the words must be given, since the script splits at spaces.
 
 The word lists are in llava_med.yaml.
 """
@@ -75,8 +76,8 @@ def f1_precision_recall(words: Grams) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def closed(prediction: str, reference: str) -> bool:
-    """The script's verdict on a closed question: "yes" or "no" stands anywhere in the answer, inside "normal" too, and
-    so does the reference. Where the script drops such an answer from its mean if the reference is missing, it is wrong
-    here."""
+    """The script's verdict on a closed question: "yes" or "no" stands anywhere in the answer, inside
+    "normal" too, and so does the reference. Where the script drops such an answer from its mean if the
+    reference is missing, it is wrong here."""
     said, true = normalize(prediction.lower()), normalize(reference.lower())
     return ("yes" in said or "no" in said) and true in said

@@ -1,8 +1,9 @@
 """METEOR as nltk computes it (Banerjee and Lavie 2005; nltk 3.10.4's parameters), by equal words alone.
 
-F = P·R / (alpha·P + (1 − alpha)·R) with alpha 0.9; the penalty is gamma·(chunks / matches)^beta with gamma 0.5 and
-beta 3; tokens are compared in lower case. Stems and WordNet synonyms exist for English only and are left out: for
-Chinese tokens they change nothing. The METEOR 1.5 program (Java) uses another formula.
+F = P·R / (alpha·P + (1 − alpha)·R) with alpha 0.9; the penalty is gamma·(chunks / matches)^beta with
+gamma 0.5 and beta 3; tokens are compared in lower case. Stems and WordNet synonyms exist for English only
+and are left out: for Chinese tokens they change nothing. The METEOR 1.5 program (Java) uses another
+formula.
 """
 
 from __future__ import annotations

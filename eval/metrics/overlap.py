@@ -1,4 +1,5 @@
-"""One pass over tokens that every overlap metric is computed from: shared n-grams, shared order, shared chunks.
+"""One pass over tokens that every overlap metric is computed from: shared n-grams, shared order, shared
+chunks.
 
 BLEU, ROUGE, token F1, LLaVA-Med's scores and METEOR all ask how many n-grams (n = 1…4) a prediction and its
 reference share, counted with repeats, clipped, or as sets; ROUGE-L asks for the longest common subsequence,
@@ -103,7 +104,8 @@ def overlap(predictions: Texts, references: Texts, *, subsequence: bool = True) 
 
 
 def align(predictions: Texts, references: Texts) -> Alignment:
-    """nltk's alignment by equal tokens: from the end, each token takes the last equal one that is still free."""
+    """nltk's alignment by equal tokens: from the end, each token takes the last equal one that is still
+    free."""
     parts = [_aligned(block) for block in _blocks(predictions, references)]
     matches, chunks = zip(*parts, strict=True) if parts else ((), ())
     return Alignment(*(np.concatenate([np.zeros(0, np.int64), *part]) for part in (matches, chunks)))
@@ -234,8 +236,8 @@ def _aligned(block: _Block) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ranked(block: _Block) -> tuple[np.ndarray, ...]:
-    """For each side: (text, token, how many equal ones follow in the text) as sorted keys, and each one's place in
-    the block. The keys of the two sides are equal where METEOR aligns two tokens."""
+    """For each side: (text, token, how many equal ones follow in the text) as sorted keys, and each one's
+    place in the block. The keys of the two sides are equal where METEOR aligns two tokens."""
     sides = (block.prediction, block.reference)
     tokens, bits = [side.tokens for side in sides], block.token_bits
     place_bits = max(1, max(len(side.tokens) for side in sides).bit_length())

@@ -1,8 +1,8 @@
 """Standard planes: none, one or several names for an image, against those it truly shows.
 
-AbVLM-Q (2025), Table 3: label accuracy is the share of yes-or-no labels that are right (1 − Hamming loss), subset
-accuracy the share of images with every label right; F1 over labels as in scikit-learn. The paper does not say
-which mean its F1 is, so micro and macro are both here.
+AbVLM-Q (2025), Table 3: label accuracy is the share of yes-or-no labels that are right (1 − Hamming loss),
+subset accuracy the share of images with every label right; F1 over labels as in scikit-learn. The paper does
+not say which mean its F1 is, so micro and macro are both here.
 
 The labels are those given, or every name that is true somewhere. A name outside them is one wrong label more.
 An image without an answer is wrong on every label. Names are compared as written, blanks around them aside;
@@ -36,7 +36,9 @@ def measures(pairs: Sequence[Pair], labels: Sequence[str] | None = None) -> list
     stated = [_stated_planes(pair) for pair in pairs]
     for pair, true in zip(pairs, truths, strict=True):
         if true is not None and not true <= set(names):
-            raise PairError(f"id {pair.id!r}: plane {min(true - set(names))!r:.60} is not one of {', '.join(names)}.")
+            raise PairError(
+                f"id {pair.id!r}: plane {min(true - set(names))!r:.60} is not one of {', '.join(names)}."
+            )
     both = list(zip(truths, stated, strict=True))
     receipt = f"labels:{len(names)}{'' if labels is None else '-given'}|missing:wrong"
     tallies = [np.array([_tally(true, said, name) for true, said in both]).reshape(-1, 3) for name in names]
@@ -55,7 +57,7 @@ def measures(pairs: Sequence[Pair], labels: Sequence[str] | None = None) -> list
 
 
 def macro_f1(sums: np.ndarray, absent_counts: bool = False) -> np.ndarray:
-    """Sums of (right, stated, true) for label after label, [..., 3 * labels] -> mean F1 over the labels [...].
+    """Sums of (right, stated, true), label after label [..., 3 * labels] -> mean F1 over the labels [...].
 
     A label that is neither stated nor true is left out, or scores 0 where `absent_counts`; NaN where all are.
     """
@@ -86,7 +88,9 @@ def _true_planes(pair: Pair) -> set[str] | None:
     if value is None:
         return None
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name.strip() for name in names):
+    if not isinstance(names, list | tuple) or not all(
+        isinstance(name, str) and name.strip() for name in names
+    ):
         raise PairError(f"id {pair.id!r}: plane {value!r:.60} is not a list of names.")
     return {name.strip() for name in names}
 

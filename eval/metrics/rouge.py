@@ -1,10 +1,11 @@
 """ROUGE-1, -2 and -L by the definitions of three packages that disagree.
 
-- `chinese` (rouge_chinese 1.0.3, what LLaMA-Factory and, we infer, EchoVLM print): n-grams as sets, the longest
-  common subsequence over lists; so ROUGE-L can exceed ROUGE-1.
+- `chinese` (rouge_chinese 1.0.3, what LLaMA-Factory and, we infer, EchoVLM print): n-grams as sets, the
+  longest common subsequence over lists; so ROUGE-L can exceed ROUGE-1.
 - `google` (rouge_score 0.1.2 on ready tokens): n-grams counted with repeats, clipped.
-- `pltrdy` (rouge 1.0.1, what ms-swift prints): texts are cut at every ".", everything is a set, ROUGE-L is the union
-  of the words of one longest common subsequence per pair of sentences; which one is part of the definition.
+- `pltrdy` (rouge 1.0.1, what ms-swift prints): texts are cut at every ".", everything is a set, ROUGE-L
+  is the union of the words of one longest common subsequence per pair of sentences; which one is part of
+  the definition.
 
 Lin 2004 defined ROUGE for English; what a token is decides the number in Chinese.
 """
@@ -56,8 +57,9 @@ def _rouge(shared: np.ndarray, predicted: np.ndarray, referenced: np.ndarray, sm
 def pltrdy(prediction: Sequence[str], reference: Sequence[str]) -> tuple[float, float, float] | None:
     """F of ROUGE-1, -2 and -L as rouge 1.0.1 gives them for tokens joined by spaces.
 
-    None where the package raises: a side with nothing but full stops. Also None for a pair of sentences whose table
-    would not fit into memory (more than 2^30 cells); the package itself stops at about 1,000 tokens.
+    None where the package raises: a side with nothing but full stops. Also None for a pair of sentences
+    whose table would not fit into memory (more than 2^30 cells); the package itself stops at about 1,000
+    tokens.
     """
     sides = [_sentences(" ".join(tokens)) for tokens in (prediction, reference)]
     if not all(sides):
@@ -88,11 +90,11 @@ def _f(shared: int, predicted: int, referenced: int) -> float:
 
 
 def _words_of_a_longest_subsequence(x: Sequence[Hashable], y: Sequence[Hashable]) -> set[Hashable]:
-    """The words of the longest common subsequence that a walk back through the usual table finds: a match is taken,
-    else the row above is entered only where its value is larger than the value to the left.
+    """The words of the longest common subsequence that a walk back through the usual table finds: a match
+    is taken, else the row above is entered only where its value is larger than the value to the left.
 
-    The table is kept as one integer a row (Hyyrö 2004): bit j of row i is 0 where the value grows at column j, so a
-    cell's value is the number of zeros below its bit.
+    The table is kept as one integer a row (Hyyrö 2004): bit j of row i is 0 where the value grows at
+    column j, so a cell's value is the number of zeros below its bit.
     """
     places: dict[Hashable, int] = {}
     for j, word in enumerate(y):
@@ -121,13 +123,15 @@ def _ones(row: int, columns: int) -> int:
     return (row & ((1 << columns) - 1)).bit_count()
 
 
-_SENTENCE_ENDS = tuple(  # one after the other: a character that one of them looks at is free again for the next
-    re.compile(pattern)
-    for pattern in (
-        "([。！？?])([^”’])",
-        r"(\.{6})([^”’])",
-        "(…{2})([^”’])",
-        "([。！？?][”’])([^，。！？?])",
+_SENTENCE_ENDS = (
+    tuple(  # one after the other: a character that one of them looks at is free again for the next
+        re.compile(pattern)
+        for pattern in (
+            "([。！？?])([^”’])",
+            r"(\.{6})([^”’])",
+            "(…{2})([^”’])",
+            "([。！？?][”’])([^，。！？?])",
+        )
     )
 )
 
@@ -135,7 +139,8 @@ _SENTENCE_ENDS = tuple(  # one after the other: a character that one of them loo
 def chinese_words(text: str) -> list[str]:
     """The words that rouge_chinese counts in a text of tokens joined by spaces, line breaks and all.
 
-    The package starts a new line after each sentence; a line that then holds only spaces becomes an empty word.
+    The package starts a new line after each sentence; a line that then holds only spaces becomes an empty
+    word.
     """
     for end in _SENTENCE_ENDS:
         text = end.sub(r"\1\n\2", text)
