@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol
 
 from imaging.frame import Frame
@@ -75,6 +76,8 @@ class Assistant(Protocol):
     title: str  # "EchoVLM · demo weights", for the page's badge
     demo: bool  # True when these are the small weights trained on simulated images
     device: str
+    dtype: str  # "bfloat16", or "bfloat16 4bit" when quantised: answers depend on it
+    folders: tuple[Path, ...]  # where all lies that its answers come from: weights, tokenizer, template
 
     def request(self, turn: Turn) -> str:
         """The words the model will read for `turn`, standard wording included: what a page should show."""
@@ -83,6 +86,13 @@ class Assistant(Protocol):
     def stream(
         self, turn: Turn, history: Sequence[Turn | Reply] = (), settings: Settings | None = None
     ) -> Iterator[Reply]: ...
+
+    def answer(self, turns: Sequence[Turn], settings: Settings | None = None) -> list[Reply]:
+        """The last reply to each of several turns, as `stream` gives it, all written at once.
+
+        The turns share no history. One that cannot be answered fails the whole call with its own error.
+        """
+        ...
 
 
 def open_assistant(

@@ -66,6 +66,8 @@ def _predict(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         limit=args.limit,
         tell_organ=args.tell_organ,
+        split=args.split,
+        images=args.images,
     )
     print(summary, file=sys.stderr)
     return INCOMPLETE if summary.failed else DONE
@@ -76,8 +78,8 @@ def _score(args: argparse.Namespace) -> int:
     from eval.scoring import score_pairs
     from eval.table import render
 
-    if args.paper:
-        paper_table(args.paper)  # an unknown name is refused before any work
+    if args.paper and not args.group_by:
+        args.group_by = paper_table(args.paper).group_by
     options = _options(args)
     results, complete = [], True
     for path in args.predictions:
@@ -100,7 +102,7 @@ def _score(args: argparse.Namespace) -> int:
     if args.picture:
         from eval.picture import draw
 
-        draw(results, args.picture)
+        draw(results, args.picture, columns=_listed(args.columns) or None)
     return DONE if complete else INCOMPLETE
 
 
@@ -194,7 +196,8 @@ def _write(path: str | None, text: str) -> None:
     target = Path(path)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        unfinished.write_bytes(text.encode("utf-8", "replace"))
+        mark = b"\xef\xbb\xbf" if target.suffix.lower() == ".csv" else b""  # Excel reads Chinese only with it
+        unfinished.write_bytes(mark + text.encode("utf-8", "replace"))
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -225,6 +228,8 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--assistant", required=True, help="echovlm …")
     parser.add_argument("--weights", help="folder or Hugging Face id (default: the demo weights)")
     parser.add_argument("--cases", required=True, help="JSONL of cases, or a SLAKE or OpenI test set")
+    parser.add_argument("--split", default="test", help="of a set that has several (default test)")
+    parser.add_argument("--images", metavar="FOLDER", help="where a set keeps its images, if not beside it")
     parser.add_argument("--output", required=True, help="JSONL of predictions; gone on with if it is there")
     parser.add_argument("--batch-size", type=int, default=1, help="cases asked together (default 1)")
     parser.add_argument("--limit", type=int, help="only the first N cases")
@@ -255,7 +260,12 @@ def _score_flags(parser: argparse.ArgumentParser) -> None:
         "--paper", help="put a paper's published figures beside ours: echovlm-2 … (marked other images)"
     )
     parser.add_argument("--decimals", type=int, default=2)
-    parser.add_argument("--picture", metavar="FILE.png", help="draw grouped bars with their intervals")
+    parser.add_argument(
+        "--picture", metavar="FILE.png", help="draw the first table as bars with their intervals"
+    )
+    parser.add_argument(
+        "--columns", nargs="+", default=[], metavar="NAME", help="of the picture (default: all)"
+    )
     parser.add_argument(
         "--format", choices=("md", "json", "csv", "latex"), help="default: by --output's ending, else md"
     )

@@ -148,7 +148,8 @@ def describe(path: str | Path, format: str = "auto") -> str:
             notes += ("The rows have no id; their line numbers stand in for it.",)
         bare = sum(not pair.references for pair in pairs.values())
         if bare:
-            notes += (f"{bare} of {len(pairs)} rows have no reference text; a references file can bring it.",)
+            rows_bare = f"{_count(bare, 'row')} of {len(pairs)}"
+            notes += (f"{rows_bare} without a reference text; a second file can bring it.",)
     return "\n".join([head, *_shown(next(iter(pairs.values()))), *(f"note: {note}" for note in notes)])
 
 
@@ -243,7 +244,7 @@ def _answers(path: Path, format: str) -> _Answers:
     )
     failed = sum(pair.prediction is None for pair in pairs.values())
     if failed:
-        notes += (f"{failed} of {len(pairs)} predictions failed or are null; they count as missing.",)
+        notes += (f"{_count(failed, 'prediction')} of {len(pairs)} failed or null, counted as missing.",)
     return _Answers(name, pairs, numbered, notes)
 
 
@@ -298,42 +299,43 @@ def _joined(read: Read, answers: _Answers, name: str, references: Path) -> Read:
             f"{_some(list(truth))} in the other."
         )
     pairs = [_told(given.get(identity), case) for identity, case in truth.items()]
-    notes = (*read.notes, f"References: {references.name}, {title}, {_count(len(truth), 'case')}.", *notes)
-    if missing:
-        notes += (
-            f"{len(missing)} of {len(truth)} cases have no prediction and count as wrong: {_some(missing)}.",
-        )
-    if extra:
-        notes += (
-            f"{len(extra)} predictions have no case in {references.name} and are left out: {_some(extra)}.",
-        )
     other = [pair.id for pair in pairs if _differs(given.get(pair.id), pair)]
+    told = [f"References: {references.name}, {title}, {_count(len(truth), 'case')}."]
+    if missing:
+        cases = f"{_count(len(missing), 'case')} of {len(truth)}"
+        told.append(f"{cases} without a prediction, counted wrong: {_some(missing)}.")
+    if extra:
+        predictions = _count(len(extra), "prediction")
+        told.append(f"{predictions} without a case in {references.name}, left out: {_some(extra)}.")
     if other:
-        notes += (
-            f"{len(other)} of {len(truth)} cases have another reference in {name} than in {references.name}, "
-            f"which is used: {_some(other)}. Make sure that the ids of the two files mean the same cases.",
+        told.append(
+            f"{_count(len(other), 'case')} of {len(truth)} with another reference in {name} than in "
+            f"{references.name}, which is used: {_some(other)}. Make sure that the ids of the two files mean "
+            "the same cases."
         )
-    return replace(read, pairs=pairs, missing=missing, extra=extra, notes=notes)
+    return replace(read, pairs=pairs, missing=missing, extra=extra, notes=(*read.notes, *told, *notes))
 
 
 def _truth(path: Path) -> tuple[str, dict[str, Pair], tuple[str, ...]]:
     """(what the file is, its cases by id as pairs without a prediction, notes)."""
-    rows, notes = ([], ()) if path.is_dir() else _load(path)
-    name = _known(rows) if rows else None
-    shape = shape_of(unpacked(rows, "test", path.name)) if rows and name is None else None
-    if not rows or shape not in (
-        None,
-        OUR_CASES,
-    ):  # predictions come first: ms-swift's hold a conversation too
-        cases = read_test_set(path)
-        return shape.title if shape else "test set", {case.id: _case(_values(case)) for case in cases}, notes
+    if path.is_dir():
+        return _of_test_set(path, "test set")
+    rows, notes = _load(path)
+    name = _known(rows)  # before test sets: ms-swift's results hold a conversation too
+    shape = None if name else shape_of(unpacked(rows, "test", path.name))
+    if shape not in (None, OUR_CASES):
+        return _of_test_set(path, shape.title)
     title = FORMATS[name].title if name else "cases"
     if name and FORMATS[name].numbered:
         raise PairError(f"{path.name} ({title}) has no ids, so that it cannot serve as references.")
     truth = _by_id(rows, lambda _, values: _case(_reference_row(values, name)), path, "")
-    if name and name != "suite" and not any(case.references for case in truth.values()):
+    if name not in (None, "suite") and not any(case.references for case in truth.values()):
         raise PairError(f"{path.name} ({title}) holds no references.")
     return title, truth, notes
+
+
+def _of_test_set(path: Path, title: str) -> tuple[str, dict[str, Pair], tuple[str, ...]]:
+    return title, {case.id: _case(_values(case)) for case in read_test_set(path)}, ()
 
 
 def _reference_row(values: Any, format: str | None) -> dict[str, Any]:
@@ -397,8 +399,8 @@ def _cleaned(read: Read) -> Read:
             values = {**values, "prediction": text, "prediction_raw": pair.prediction}
         pairs.append(replace(pair, prediction=text, references=texts, values=values))
     note = (
-        f"Markup was taken out of {changed} of {_count(len(pairs), 'prediction')} and out of the references "
-        f"of {references}; {emptied} say nothing without it."
+        f"Markup taken out of {_count(changed, 'prediction')} of {len(pairs)} and out of the references of "
+        f"{_count(references, 'case')}; {_count(emptied, 'prediction')} empty without it."
     )
     return replace(read, pairs=pairs, notes=(*read.notes, note))
 
@@ -562,8 +564,8 @@ def _workbook(path: Path) -> tuple[list[Row], tuple[str, ...]]:
     ]
     full = [where for where, row in rows if any(_is_full(value) for value in row.values())]
     notes = (
-        f"{len(full)} of {len(rows)} rows hold a cell of {EXCEL_CELL:,} characters, the most that Excel "
-        f"keeps; the text was probably cut: {_some(full)}. VLMEvalKit writes tsv with PRED_FORMAT=tsv.",
+        f"{_count(len(full), 'row')} of {len(rows)} with a cell of {EXCEL_CELL:,} characters, the most that "
+        f"Excel keeps; the text was probably cut: {_some(full)}. VLMEvalKit writes tsv with PRED_FORMAT=tsv.",
     )
     return rows, notes if full else ()
 

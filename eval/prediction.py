@@ -104,20 +104,13 @@ class Asking:
             yield from self._together(asked[middle:])
 
     def _replies(self, turns: list[Turn]) -> list[Reply]:
-        if len(turns) > 1 and hasattr(self.assistant, "answer"):
+        if len(turns) == 1:
+            replies = list(self.assistant.stream(turns[0], (), self.settings))[-1:]
+        else:
             replies = self.assistant.answer(turns, self.settings)
-            if len(replies) != len(turns):
-                raise ValueError(f"the assistant gave {len(replies)} replies to {len(turns)} turns")
-            return replies
-        return [self._last_reply(turn) for turn in turns]
-
-    def _last_reply(self, turn: Turn) -> Reply:
-        last = None
-        for reply in self.assistant.stream(turn, (), self.settings):
-            last = reply
-        if last is None:
-            raise ValueError("the assistant gave no reply")
-        return last
+        if len(replies) != len(turns):
+            raise ValueError(f"the assistant gave {len(replies)} replies to {len(turns)} turns")
+        return replies
 
     def _turn(self, case: Case) -> Turn:
         from imaging.files import load_frames
@@ -191,10 +184,13 @@ def predict(
     max_frames: int = 16,
     cut_to_sector: bool = True,
     tell_organ: bool = False,
+    split: str = "test",
+    images: str | Path | None = None,
     progress: bool = True,
 ) -> Summary:
-    """Ask `assistant` every case of a JSONL file, or the first `limit`, and write the answers to `output`.
+    """Ask `assistant` every case of a test set, or the first `limit`, and write the answers to `output`.
 
+    The set is whatever `eval.testsets` reads; `split` and `images` are for it.
     `assistant` is a name for `open_assistant`, opened with `weights`, `device` and `dtype`, or one that is
     open already. An output that is there is gone on with: valid answers are kept, failures asked again,
     answers that no longer hold moved to `NAME.stale.jsonl`. Image paths in it are relative to it. With
@@ -210,7 +206,7 @@ def predict(
         if value is not None and value < 1:
             raise PairError(f"{name} must be 1 or more, not {value}")
     output = Path(output)
-    cases = _cases(Path(cases_path), output)
+    cases = _cases(Path(cases_path), output, split, images)
     output.parent.mkdir(parents=True, exist_ok=True)
     with _alone(output):
         rows = _read_rows(output)
@@ -227,13 +223,11 @@ def predict(
     return Summary(len(to_ask) - len(failed), len(wanted) - len(to_ask), failed, len(stale), stale_file)
 
 
-def _cases(path: Path, output: Path) -> list[Case]:
+def _cases(path: Path, output: Path, split: str, images: str | Path | None) -> list[Case]:
     """The cases to ask; PairError when there are none, or when the answers would be written over them."""
-    from imaging.case import read_cases
+    from eval.testsets import read_test_set
 
-    cases = read_cases(path)
-    if not cases:
-        raise PairError(f"{path.name} holds no cases. Expected one JSON object a line, see imaging.case.")
+    cases = read_test_set(path, split, images)
     if output.is_dir() or (output.exists() and output.samefile(path)):
         raise PairError(f"{output} is a folder or the file of cases. Choose another output.")
     return cases
@@ -245,6 +239,8 @@ def _ask_all(
     """Ask and append, one line a case; returns the failures. The bar shows counts only, never a case."""
     from tqdm import tqdm
 
+    if not hasattr(asking.assistant, "answer"):
+        batch_size = 1
     if batch_size > 1:  # the largest first: if the device is too small for a batch, it shows at once
         cases = sorted(cases, key=_size, reverse=True)
     failed = []

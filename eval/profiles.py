@@ -171,11 +171,11 @@ def _corpus_bleu(name: str, texts: Texts, tokenizer: str | None) -> Measure:
     counts = np.column_stack([cut.bleu_counts(len(texts.pairs)), has_text])
 
     def finish(sums: np.ndarray, effective_order: bool) -> np.ndarray:
-        score = bleu.sacrebleu(sums[..., :10], effective_order=effective_order)
+        score = bleu.sacrebleu(sums[..., :10], effective_order=effective_order) / 100
         return np.where(sums[..., 10] > 0, score, np.nan)
 
     corpus, sentence = partial(finish, effective_order=False), partial(finish, effective_order=True)
-    return Measure(name, counts, corpus, receipt, scale=1.0, finish_case=sentence)
+    return Measure(name, counts, corpus, receipt, case_scale=100.0, finish_case=sentence)
 
 
 def _nltk_profile(texts: Texts) -> Iterable[Measure]:

@@ -4,7 +4,7 @@ The loop is the library's own `generate`. What is added: words arrive while the 
 closing the stream stops the model within one token; an exception in the thread reaches the reader as
 that exception instead of leaving it waiting for ever; and readers of one model take turns in the order
 they came, because a multimodal model keeps the positions of its latest prompt (`rope_deltas`) and two
-prompts at once would corrupt each other.
+prompts at once would corrupt each other. Whoever wants only whole texts asks for several at once (`write`).
 
 Knows nothing of images, prompts or pages: tensors in, characters out.
 """
@@ -27,6 +27,7 @@ HEARTBEAT = (
 _HALF_CHARACTER = (
     "\ufffd"  # what a tokenizer writes for the first bytes of a character whose last are yet to come
 )
+_GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Writer:
         iterator stops the model and waits until it has: the device is free when `close` returns. A
         character cut in half by the token limit is dropped.
         """
-        choice = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        choice = _GREEDY
         if temperature > 0:
             choice = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
         place = self._line.join()
@@ -103,6 +104,32 @@ class Writer:
             yield from self._generate(inputs, max_new_tokens=max_new_tokens, **choice)
         finally:
             self._line.leave(place)
+
+    def write(self, inputs: dict[str, torch.Tensor], budgets: Sequence[int]) -> list[Piece]:
+        """Generate greedily from a batch, input_ids [B, T] padded on the left, and wait until all are done.
+
+        `budgets` holds the most new tokens of each row. One Piece a row: the whole text, equal to what
+        `stream` makes of that row alone up to rounding (a batch adds its numbers in another order, so in
+        half precision two words that are almost equally likely can change places).
+        """
+        place = self._line.join()
+        try:
+            while not self._line.wait(place, HEARTBEAT):
+                pass  # in short waits, so that Ctrl-C gets through
+            with torch.inference_mode():
+                written = self._model.generate(**inputs, **_GREEDY, max_new_tokens=max(budgets))
+        finally:
+            self._line.leave(place)
+        rows = written[:, inputs["input_ids"].shape[1] :].tolist()  # [B, new]
+        return [self._whole(row, budget) for row, budget in zip(rows, budgets, strict=True)]
+
+    def _whole(self, ids: list[int], budget: int) -> Piece:
+        """A row of a finished batch: what follows the model's own end, or its budget, is not its text."""
+        ids = ids[:budget]
+        ended = next((i + 1 for i, token in enumerate(ids) if token in self._ends), None)
+        ids = ids[:ended]
+        text = self._decode(ids).rstrip(_HALF_CHARACTER)
+        return Piece(text, len(ids), "length" if ended is None else "end")
 
     def _generate(self, inputs: dict[str, torch.Tensor], **options) -> Iterator[Piece]:
         mail: SimpleQueue[list[int] | BaseException | None] = SimpleQueue()
@@ -145,14 +172,15 @@ class Writer:
                 continue
             if isinstance(letters[-1], BaseException):
                 raise letters[-1]
-            yield Piece(new, len(ids), "end" if self._ends(ids, max_new_tokens) else "length")
+            ended = len(ids) < max_new_tokens or ids[-1] in self._ends
+            yield Piece(new, len(ids), "end" if ended else "length")
             return
 
-    def _ends(self, ids: list[int], max_new_tokens: int) -> bool:
-        """Whether the model itself ended a text of these tokens."""
+    @property
+    def _ends(self) -> list[int]:
+        """The tokens that end a text."""
         ends = self._model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        return len(ids) < max_new_tokens or ids[-1] in ends
+        return ends if isinstance(ends, list) else [ends]
 
 
 class _Mailbox(BaseStreamer):

@@ -98,7 +98,7 @@ def test_our_own_predictions_are_read_as_pairs_are(tmp_path):
     assert read.format == "suite"
     assert texts(read) == [(p.id, p.prediction, p.references) for p in expected]
     assert read.pairs[0].values["language"] == "zh"
-    assert read.notes == ("1 of 3 predictions failed or are null; they count as missing.",)
+    assert read.notes == ("1 prediction of 3 failed or null, counted as missing.",)
     (tmp_path / "list.json").write_text(json.dumps(rows[:1] + [{"id": "b", "prediction": "y"}]))
     assert [pair.id for pair in read_predictions(tmp_path / "list.json", format="suite").pairs] == ["a", "b"]
     # In a list or a table, `index` beside `id` is a column of VLMEvalKit's.
@@ -118,8 +118,8 @@ def test_references_are_joined_by_id_and_not_by_order():
     ]
     assert (read.missing, read.extra) == (("13",), ("99",))
     assert [pair.values["answer_type"] for pair in read.pairs] == ["closed", "open", "open"]
-    assert any("1 of 3 cases have no prediction and count as wrong: 13." in note for note in read.notes)
-    assert any("1 predictions have no case in llava_gt.json and are left out: 99." in n for n in read.notes)
+    assert any("1 case of 3 without a prediction, counted wrong: 13." in note for note in read.notes)
+    assert any("1 prediction without a case in llava_gt.json, left out: 99." in n for n in read.notes)
 
 
 @given(st.permutations(range(6)), st.permutations(range(6)), st.integers(1, 5))
@@ -187,9 +187,7 @@ def test_the_references_of_the_second_file_are_used_and_a_difference_is_told(tmp
     path = lines(tmp_path / "p.jsonl", {"id": "a", "prediction": "x", "reference": "old", "answer": "old"})
     read = read_predictions(path, lines(tmp_path / "r.jsonl", {"id": "a", "answer": "new"}))
     assert read.pairs[0].references == ("new",)
-    assert any(
-        "1 of 1 cases have another reference in p.jsonl than in r.jsonl" in note for note in read.notes
-    )
+    assert any("1 case of 1 with another reference in p.jsonl than in r.jsonl" in note for note in read.notes)
     same = read_predictions(path, lines(tmp_path / "s.jsonl", {"id": "a", "reference": " old\n"}))
     assert not any("another reference" in note for note in same.notes)
     bare = read_predictions(path, lines(tmp_path / "t.jsonl", {"id": "a", "organ": "liver"}))
@@ -225,7 +223,9 @@ def test_a_workbook(tmp_path):
         [5, "How many?", None, None, None, 2],
         [6, "Sure?", None, None, "Failed to obtain answer via API.", True],
         [7.0, "Long?", None, None, "x" * EXCEL_CELL, "['a', 3]"],
+        [],
         [8, "Short?", None, None, "x"],
+        [9, "Blank?"],
     )
     read = read_predictions(path)
     assert texts(read) == [
@@ -234,12 +234,13 @@ def test_a_workbook(tmp_path):
         ("6", None, ("True",)),
         ("7", "x" * EXCEL_CELL, ("['a', 3]",)),
         ("8", "x", ()),
+        ("9", "", ()),
     ]
     assert read.pairs[0].values["options"] == {"A": "liver", "B": "kidney"}
     assert read.notes == (
-        "1 of 5 rows hold a cell of 32,767 characters, the most that Excel keeps; the text was probably cut: "
+        "1 row of 6 with a cell of 32,767 characters, the most that Excel keeps; the text was probably cut: "
         "row 5. VLMEvalKit writes tsv with PRED_FORMAT=tsv.",
-        "1 of 5 predictions failed or are null; they count as missing.",
+        "1 prediction of 6 failed or null, counted as missing.",
     )
     workbook(tmp_path / "short.xlsx", HEADER, [4, "Which?", "", "", "x" * (EXCEL_CELL - 1), "A"])
     assert read_predictions(tmp_path / "short.xlsx").notes == ()
@@ -318,7 +319,8 @@ def test_cleaning_is_asked_for_and_told(tmp_path):
     assert clean.pairs[0].values["prediction_raw"] == rows[0]["prediction"]
     assert "prediction_raw" not in clean.pairs[3].values
     assert clean.notes[-1] == (
-        "Markup was taken out of 2 of 4 predictions and out of the references of 1; 1 say nothing without it."
+        "Markup taken out of 2 predictions of 4 and out of the references of 1 case; "
+        "1 prediction empty without it."
     )
 
 
@@ -348,6 +350,7 @@ BAD = {
     "a wrong key, named": (LLAVA + b'{"question_id": 2, "txt": "a"}\n', "found question_id, txt"),
     "unknown keys": (b'{"key": 1}\n', "line 1: no predictions in a known format; found key."),
     "an id twice": (LLAVA + b"\n" + LLAVA, "line 3: a second prediction for id '1' (first in line 1)"),
+    "the same id as a fraction": (LLAVA + b'{"question_id": 1.0, "text": ""}', "line 2: a second prediction"),
     "the same id as text": (LLAVA + b'{"question_id": "1", "text": ""}', "line 2: a second prediction"),
     "a blank id": (b'{"question_id": "", "text": "a"}', "line 1: expected a key id with a text, found ''"),
     "an id that is none": (b'{"question_id": true, "text": "a"}', "line 1: expected a key id"),
@@ -423,7 +426,7 @@ def test_a_dry_run_says_what_was_recognised(tmp_path):
     assert "note: The rows have no id; their line numbers stand in for it." in describe(
         FIXTURES / "swift.jsonl"
     )
-    assert "note: 3 of 3 rows have no reference text" in describe(FIXTURES / "llava_answers.jsonl")
+    assert "note: 3 rows of 3 without a reference text" in describe(FIXTURES / "llava_answers.jsonl")
     first, *_ = describe(FIXTURES / "llava_gt.json").splitlines()
     assert first.endswith("3 cases with references and no predictions")
     long = describe(lines(tmp_path / "p.jsonl", {"id": "a", "prediction": "x" * 1_000_000}))

@@ -495,7 +495,7 @@ def test_an_answer_that_says_nothing_is_an_answer(cases, parrot, output):
 def test_a_stream_that_never_replies_is_a_failure(cases, parrot, output):
     parrot.stream = lambda *_: (reply for reply in ())
     (failed,) = run(cases, parrot, output, limit=1).failed
-    assert "no reply" in failed[1]
+    assert "0 replies to 1 turns" in failed[1]
 
 
 def test_batches_hold_cases_of_like_length(cases, parrot, output):
@@ -519,8 +519,9 @@ def test_an_assistant_that_forgets_one_is_asked_one_by_one(cases, parrot, output
 
 def test_an_assistant_without_batches_is_asked_one_by_one(cases, parrot, output, monkeypatch):
     monkeypatch.delattr(Parrot, "answer")
-    assert run(cases, parrot, output, batch_size=8).answered == 8
-    assert texts(output) == EXPECTED
+    broken(cases, "crash")
+    assert run(cases, parrot, output, batch_size=8).answered == 7
+    assert texts(output) == EXPECTED | {"c2": None} and len(parrot.turns) == 8
 
 
 # --- input that is refused ---------------------------------------------------------------------------------
@@ -577,7 +578,7 @@ def test_a_number_below_one_is_refused(cases, parrot, output, option):
 
 def test_cases_that_are_none(cases, parrot, output):
     cases.write_text("\n")
-    with pytest.raises(PairError, match=r"cases.jsonl holds no cases"):
+    with pytest.raises(PairError, match=r"cases.jsonl is empty"):
         run(cases, parrot, output)
     cases.write_text('{"id": "a"')
     with pytest.raises(CaseError, match="line 1"):

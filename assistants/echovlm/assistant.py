@@ -3,13 +3,15 @@
 EchoVLM (2025): Qwen2-VL with a dual-path mixture of experts. Greedy decoding and 392 x 392 pixels per
 image are the paper's (Implementation Details, Table 8) and stand in `assistants.base.Settings`.
 
-The whole story of one answer is `EchoVLMAssistant.stream`. Knows nothing of pages, files or test sets.
+The whole story of one answer is `EchoVLMAssistant.stream`; `answer` is the same story for several turns at
+once. Knows nothing of pages, files or test sets.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -35,11 +37,22 @@ class EchoVLMAssistant:
 
     name = "echovlm"
 
-    def __init__(self, backbone: Backbone, title: str, *, demo: bool, familiarity: Familiarity | None = None):
+    def __init__(
+        self,
+        backbone: Backbone,
+        title: str,
+        *,
+        demo: bool,
+        familiarity: Familiarity | None = None,
+        quantize: str | None = None,
+    ):
         self.backbone = backbone
         self.title = title
         self.demo = demo
         self.device = str(backbone.model.device)
+        number_format = str(backbone.model.dtype).removeprefix("torch.")
+        self.dtype = " ".join(part for part in (number_format, quantize) if part)
+        self.folders = (backbone.folder,)
         self._familiarity = familiarity
         self._writer = Writer(backbone.model, backbone.encoder.decode)
 
@@ -59,7 +72,8 @@ class EchoVLMAssistant:
         known = registry().weights.get(path.partition("@")[0])
         label = "demo weights" if demo else known.title if known else Path(path).name
         title = " · ".join(part for part in ("EchoVLM", label, quantize) if part)
-        return cls(backbone, title, demo=demo, familiarity=Familiarity.load(backbone.folder))
+        familiarity = Familiarity.load(backbone.folder)
+        return cls(backbone, title, demo=demo, familiarity=familiarity, quantize=quantize)
 
     def request(self, turn: Turn) -> str:
         """The words the model will read for `turn`, standard wording included: what a page should show."""
@@ -75,10 +89,7 @@ class EchoVLMAssistant:
         """
         settings = settings or Settings()
         started = time.monotonic()
-        frames = prompts.frames_in_view(history, turn)
-        inputs = self.backbone.encode(prompts.build_messages(history, turn), frames, settings.max_pixels)
-        prompt_tokens = inputs["input_ids"].shape[1]
-        budget = self._budget(prompt_tokens, len(frames), settings.max_new_tokens)
+        inputs, budget = self._prepare(history, turn, settings)
         out_of_memory = None
         try:
             unfamiliar = self._unfamiliar(inputs)
@@ -94,16 +105,57 @@ class EchoVLMAssistant:
                     finished=piece.stopped_by is not None,
                     stopped_by=piece.stopped_by,
                     unfamiliar=unfamiliar,
-                    prompt_tokens=prompt_tokens,
+                    prompt_tokens=inputs["input_ids"].shape[1],
                     new_tokens=piece.new_tokens,
                     seconds_to_first_token=first_token,
                 )
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
-            out_of_memory = self._out_of_memory(len(frames))
+            out_of_memory = self._out_of_memory(_count_images(inputs))
         if out_of_memory:  # raised out here, where the failed pass and its tensors are already forgotten
             raise out_of_memory
+
+    def answer(self, turns: Sequence[Turn], settings: Settings | None = None) -> list[Reply]:
+        """The last reply to each turn, all written at once: greedy, in one batch padded on the left.
+
+        Raises what `stream` raises, for all turns when one is to blame. Sampled answers are written one
+        after another, because a seed belongs to one text.
+        """
+        settings = settings or Settings()
+        if settings.temperature > 0:
+            return [list(self.stream(turn, (), settings))[-1] for turn in turns]
+        prepared = [self._prepare((), turn, settings) for turn in turns]
+        batch = self.backbone.encoder.pad([inputs for inputs, _ in prepared])
+        pieces = None
+        try:
+            unfamiliar = self._unfamiliar(batch)
+            pieces = self._writer.write(batch, [budget for _, budget in prepared])
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+        if pieces is None:  # raised out here for the reason that `stream` has
+            raise self._out_of_memory(_count_images(batch))
+        ours = _of_each(unfamiliar, [len(turn.frames) for turn in turns])
+        return [
+            Reply(
+                text=piece.text,
+                finished=True,
+                stopped_by=piece.stopped_by,
+                unfamiliar=strange,
+                prompt_tokens=inputs["input_ids"].shape[1],
+                new_tokens=piece.new_tokens,
+            )
+            for piece, strange, (inputs, _) in zip(pieces, ours, prepared, strict=True)
+        ]
+
+    def _prepare(
+        self, history: Sequence[Turn | Reply], turn: Turn, settings: Settings
+    ) -> tuple[Tensors, int]:
+        """What the model reads, a batch of one, and how many tokens it may write."""
+        frames = prompts.frames_in_view(history, turn)
+        inputs = self.backbone.encode(prompts.build_messages(history, turn), frames, settings.max_pixels)
+        return inputs, self._budget(inputs["input_ids"].shape[1], len(frames), settings.max_new_tokens)
 
     def _budget(self, prompt_tokens: int, images: int, wanted: int) -> int:
         """How many tokens the answer may have; ContextOverflow when a useful one no longer fits."""
@@ -136,6 +188,19 @@ class EchoVLMAssistant:
             f"{self.device} 内存不足（当前共 {images} 张图像）。请减少图像数量或新建对话后重试；"
             "服务器管理员也可以用 --quantize 4bit 启动。",
         )
+
+
+def _count_images(inputs: Tensors) -> int:
+    return len(inputs["image_grid_thw"]) if "image_grid_thw" in inputs else 0
+
+
+def _of_each(indices: Sequence[int], counts: Sequence[int]) -> list[tuple[int, ...]]:
+    """Indices into all images of a batch as indices into each turn's own; `counts` images a turn."""
+    ends = list(accumulate(counts))
+    return [
+        tuple(i - end + count for i in indices if end - count <= i < end)
+        for end, count in zip(ends, counts, strict=True)
+    ]
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

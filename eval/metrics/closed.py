@@ -250,11 +250,13 @@ def _reading(text: str, votes: Votes) -> str | None:
 
 
 def _announced(text: str, rank: str) -> list[str]:
-    """What follows each announcement of a rank, to the end of its sentence."""
+    """What follows each announcement of a rank, to the end of its sentence or to the next announcement."""
+    found = list(_rules()[f"announcements.{rank}"].finditer(text))
     parts = []
-    for match in _rules()[f"announcements.{rank}"].finditer(text):
-        end = _rules()["clean.sentence_end"].search(text, match.end())
-        parts.append(text[match.end() : end.start() if end else len(text)])
+    for match, after in zip_longest(found, found[1:]):
+        stop = after.start() if after else len(text)
+        end = _rules()["clean.sentence_end"].search(text, match.end(), stop)
+        parts.append(text[match.end() : end.start() if end else stop])
     return parts
 
 
