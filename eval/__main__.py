@@ -134,7 +134,7 @@ def _read(args: argparse.Namespace, path: str) -> tuple[list, list[str]]:
     from eval.formats import read_predictions
 
     read = read_predictions(path, args.references, args.input_format, clean=args.clean)
-    from eval.scoring import some
+    from eval.rows import some
 
     lines = list(read.notes)
     if read.missing:

@@ -18,7 +18,8 @@ import numpy as np
 from eval.measure import Measure
 from eval.pairs import Pair, PairError
 from eval.result import MACRO, MICRO
-from eval.scoring import Measured, Options, cluster_names, group_members, measured, some
+from eval.rows import some
+from eval.scoring import Measured, Options, cluster_names, group_members, measured
 from eval.significance import approximate_randomisation, holm, paired_bootstrap
 
 LEVEL = 0.05

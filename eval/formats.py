@@ -31,24 +31,20 @@ Knows nothing of metrics and groups.
 from __future__ import annotations
 
 import ast
-import csv
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.pairs import Pair, PairError, pair_of
 from eval.prediction import OURS
+from eval.rows import Row, load, some
 from eval.testsets import CASES as OUR_CASES
 from eval.testsets import (
-    Row,
-    check_text,
     last_exchange,
     plain_question,
-    read_rows,
     read_test_set,
     shape_of,
     turns,
@@ -58,18 +54,13 @@ from eval.testsets import (
 if TYPE_CHECKING:
     from imaging.case import Case
 
-EXCEL_CELL = 32_767  # characters: the most that a cell of Excel holds
 NO_ANSWER = "Failed to obtain answer"  # what VLMEvalKit writes where a model or a service failed
-SHOWN = 5  # ids named in a note
 
 _OPEN_THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
 _CLOSE_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _SPECIAL = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜]{1,40}｜>|</?s>|<(?:pad|unk|bos|eos|start_of_turn|end_of_turn)>|\[/?INST\]"
 )
-_EXCEL_CONTROL = re.compile(
-    r"_x00([01][0-9A-Fa-f])_"
-)  # "_x000D_": how a carriage return stands in a workbook
 _OPTION = re.compile("[A-Z]")
 
 
@@ -136,7 +127,7 @@ def describe(path: str | Path, format: str = "auto") -> str:
     A file of references or a test set is described as well. Raises PairError and OSError as the readers do.
     """
     path = Path(path)
-    rows, _ = _load(path)
+    rows, _ = load(path)
     if format == "auto" and _known(rows) is None:
         title, pairs, notes = _truth(path)
         head = f"{path.name}: {title}, {_count(len(pairs), 'case')} with references and no predictions"
@@ -229,7 +220,7 @@ def _known(rows: Sequence[Row]) -> str | None:
 def _answers(path: Path, format: str) -> _Answers:
     if format not in ("auto", *FORMATS):
         raise PairError(f"format {format!r} is not one of auto, {', '.join(FORMATS)}")
-    rows, notes = _load(path)
+    rows, notes = load(path)
     name = _known(rows) if format == "auto" else format
     if name is None:
         raise PairError(
@@ -295,22 +286,22 @@ def _joined(read: Read, answers: _Answers, name: str, references: Path) -> Read:
     extra = tuple(identity for identity in given if identity not in truth)
     if len(missing) == len(truth):
         raise PairError(
-            f"{name} and {references.name} share no id: {_some(list(given))} in the one, "
-            f"{_some(list(truth))} in the other."
+            f"{name} and {references.name} share no id: {some(list(given))} in the one, "
+            f"{some(list(truth))} in the other."
         )
     pairs = [_told(given.get(identity), case) for identity, case in truth.items()]
     other = [pair.id for pair in pairs if _differs(given.get(pair.id), pair)]
     told = [f"References: {references.name}, {title}, {_count(len(truth), 'case')}."]
     if missing:
         cases = f"{_count(len(missing), 'case')} of {len(truth)}"
-        told.append(f"{cases} without a prediction, counted wrong: {_some(missing)}.")
+        told.append(f"{cases} without a prediction, counted wrong: {some(missing)}.")
     if extra:
         predictions = _count(len(extra), "prediction")
-        told.append(f"{predictions} without a case in {references.name}, left out: {_some(extra)}.")
+        told.append(f"{predictions} without a case in {references.name}, left out: {some(extra)}.")
     if other:
         told.append(
             f"{_count(len(other), 'case')} of {len(truth)} with another reference in {name} than in "
-            f"{references.name}, which is used: {_some(other)}. Make sure that the ids of the two files mean "
+            f"{references.name}, which is used: {some(other)}. Make sure that the ids of the two files mean "
             "the same cases."
         )
     return replace(read, pairs=pairs, missing=missing, extra=extra, notes=(*read.notes, *told, *notes))
@@ -320,7 +311,7 @@ def _truth(path: Path) -> tuple[str, dict[str, Pair], tuple[str, ...]]:
     """(what the file is, its cases by id as pairs without a prediction, notes)."""
     if path.is_dir():
         return _of_test_set(path, "test set")
-    rows, notes = _load(path)
+    rows, notes = load(path)
     name = _known(rows)  # before test sets: ms-swift's results hold a conversation too
     shape = None if name else shape_of(unpacked(rows, "test", path.name))
     if shape not in (None, OUR_CASES):
@@ -474,115 +465,6 @@ def _rest(values: Mapping[str, Any], *used: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in used}
 
 
-# --- files -------------------------------------------------------------------------------------------------
-
-
-def _load(path: Path) -> tuple[list[Row], tuple[str, ...]]:
-    """Rows with where they stand, and notes: of a workbook, of JSON, or of a table."""
-    if not path.is_dir():
-        with path.open("rb") as file:
-            head = file.read(1 << 10)
-        if head.startswith(b"PK\x03\x04"):
-            return _workbook(path)
-        if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")) and _is_table(head):
-            return _table(path), ()
-    return read_rows(path), ()
-
-
-def _is_table(head: bytes) -> bool:
-    names = re.split('[\t,"\r]+', head.decode("utf-8-sig", "replace").split("\n")[0])
-    return bool({"index", "id", "question_id", "doc_id"} & set(names))
-
-
-def _table(path: Path) -> list[Row]:
-    """The rows of a tsv or csv file, without the pictures in `image`."""
-    check_text(path)
-    with path.open("rb") as file:
-        delimiter = "\t" if b"\t" in file.readline() else ","
-    rows: list[Row] = []
-    with path.open(encoding="utf-8-sig", newline="") as file, _cells_of_any_length():
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = next(reader)
-            for number, cells in enumerate(reader, start=2):
-                if cells and len(cells) != len(header):
-                    raise PairError(
-                        f"{path.name} row {number}: {_count(len(cells), 'cell')} under a header of "
-                        f"{len(header)}; the row is cut off, or a tab or quotation mark in it is not quoted."
-                    )
-                if cells:
-                    row = dict(zip(header, cells, strict=True))
-                    row.pop("image", None)
-                    rows.append((f"row {number}", row))
-        except csv.Error as error:
-            raise PairError(f"{path.name} line {reader.line_num}: not a table ({error}).") from None
-        except UnicodeDecodeError as error:
-            raise PairError(
-                f"{path.name} after line {reader.line_num}: not UTF-8 text ({error.reason})."
-            ) from None
-    if not rows:
-        raise PairError(f"{path.name} holds a header and no rows.")
-    return rows
-
-
-@contextmanager
-def _cells_of_any_length() -> Iterator[None]:
-    """csv refuses cells above 131,072 characters, which an answer or a picture may have."""
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _workbook(path: Path) -> tuple[list[Row], tuple[str, ...]]:
-    """The rows of an Excel file's first sheet, with a note on cells that are as full as Excel allows."""
-    from xml.etree.ElementTree import ParseError
-    from zipfile import BadZipFile
-
-    from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
-
-    try:
-        with path.open("rb") as file:
-            sheet = load_workbook(file, read_only=True, data_only=True).worksheets[0]
-            sheet.reset_dimensions()  # some writers state a size that would cut the sheet
-            lines = [[_cell(value) for value in line] for line in sheet.iter_rows(values_only=True)]
-    except (BadZipFile, InvalidFileException, ParseError, KeyError, IndexError, ValueError) as error:
-        raise PairError(f"{path.name} is no Excel workbook that can be read ({error}).") from None
-    if len(lines) < 2:
-        raise PairError(f"{path.name} holds no rows in its first sheet.")
-    header = [str(name) for name in lines[0]]
-    lines = [line + [""] * (len(header) - len(line)) for line in lines]
-    rows = [
-        (
-            f"row {number}",
-            {name: value for name, value in zip(header, line, strict=False) if name not in ("", "image")},
-        )
-        for number, line in enumerate(lines[1:], start=2)
-        if any(value != "" for value in line)
-    ]
-    full = [where for where, row in rows if any(_is_full(value) for value in row.values())]
-    notes = (
-        f"{_count(len(full), 'row')} of {len(rows)} with a cell of {EXCEL_CELL:,} characters, the most that "
-        f"Excel keeps; the text was probably cut: {_some(full)}. VLMEvalKit writes tsv with PRED_FORMAT=tsv.",
-    )
-    return rows, notes if full else ()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str):
-        return _EXCEL_CONTROL.sub(lambda code: chr(int(code[1], 16)), value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return "" if value is None else value
-
-
-def _is_full(value: Any) -> bool:
-    # Excel counts UTF-16 units; pandas, which cuts at code points, leaves no fewer of them.
-    return isinstance(value, str) and len(value.encode("utf-16-le", "replace")) >= 2 * EXCEL_CELL
-
-
 # --- words -------------------------------------------------------------------------------------------------
 
 
@@ -619,10 +501,6 @@ def _keys(values: Any) -> str:
 
 def _groups(format: Format) -> str:
     return ", ".join(" or ".join(group) for group in format.keys)
-
-
-def _some(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:SHOWN]) + (" …" if len(ids) > SHOWN else "")
 
 
 def _count(n: int, word: str) -> str:

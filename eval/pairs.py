@@ -9,17 +9,14 @@ Knows nothing of metrics, and nothing of the shapes that other projects write (`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.rows import PairError, Row, read_rows
+
 ALIASES = {"lang": "language", "anatomy": "organ"}
-
-
-class PairError(ValueError):
-    """A file that cannot be scored; the message names the file, the line and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -45,25 +42,25 @@ class Pair:
 def read_pairs(path: str | Path) -> list[Pair]:
     """All rows of a JSONL file; PairError for the first that cannot be scored, OSError for no such file."""
     path = Path(path)
-    return pairs_of(read_json_lines(path), path.name)
+    return pairs_of(read_rows(path), path.name)
 
 
-def pairs_of(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> list[Pair]:
-    """Rows with their line numbers as pairs; `source` is named in errors. PairError also for two rows of
-    one id."""
+def pairs_of(rows: Iterable[Row], source: str) -> list[Pair]:
+    """Rows with where they stand as pairs; `source` is named in errors. PairError also for two rows of one
+    id."""
     pairs: list[Pair] = []
-    lines: dict[str, int] = {}
-    for line, values in rows:
+    places: dict[str, str] = {}
+    for place, values in rows:
         try:
             pair = pair_of(values)
         except PairError as error:
-            raise PairError(f"{source} line {line}: {error}") from None
-        if pair.id in lines:
+            raise PairError(f"{source} {place}: {error}") from None
+        if pair.id in places:
             raise PairError(
-                f"{source} line {line}: a second prediction for id {pair.id!r} (first in line "
-                f"{lines[pair.id]}). Keep one line for each id."
+                f"{source} {place}: a second prediction for id {pair.id!r} (first in "
+                f"{places[pair.id]}). Keep one line for each id."
             )
-        lines[pair.id] = line
+        places[pair.id] = place
         pairs.append(pair)
     if not pairs:
         raise PairError(
@@ -103,21 +100,3 @@ def _references(values: Mapping[str, Any], identity: str) -> tuple[str, ...]:
     if not texts or not all(isinstance(text, str) for text in texts):
         raise PairError(f"id {identity!r}: reference {found!r:.60} is neither a text nor a list of texts")
     return tuple(texts)
-
-
-def read_json_lines(path: str | Path) -> Iterable[tuple[int, Any]]:
-    """(line number, object) of every line that is not blank; PairError for a line that is not JSON."""
-    path = Path(path)
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                if line.strip():
-                    yield number, json.loads(line)
-            except UnicodeDecodeError as error:
-                raise PairError(f"{path.name} line {number}: not UTF-8 text ({error.reason})") from None
-            except json.JSONDecodeError as error:
-                raise PairError(
-                    f"{path.name} line {number}: not a JSON object ({error.msg} at column {error.colno}). "
-                    "Expected one object a line."
-                ) from None

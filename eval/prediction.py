@@ -197,7 +197,7 @@ def predict(
     `batch_size` above 1, cases of like length are asked together, and lines come in that order; join them
     by id. A case that fails is written with `"prediction": null` and one sentence as `error`.
 
-    Raises PairError for an output that is another's or in use, `imaging.case.CaseError` or OSError for the
+    Raises PairError for cases that cannot be read, or an output that is another's or in use, OSError for the
     cases, and what `open_assistant` raises.
     """
     from assistants.base import Settings, open_assistant

@@ -27,11 +27,11 @@ from eval.measure import Measure
 from eval.metrics import clinical, closed, detection, grades, levels, planes
 from eval.pairs import Pair, PairError, pair_of
 from eval.result import MACRO, MICRO, Cell, Column, Group, Result, Section
+from eval.rows import some
 from eval.texts import Texts
 
 SMALL_GROUP = 30  # cases under which a group's figures are warned about
 MISSING = ("wrong", "skip")
-_NAMED_IDS = 5
 _SHORT = 3  # tokens at the median under which overlap metrics cannot reach 100
 _PACKAGES = ("jieba", "rjieba", "rapidfuzz", "numpy")
 
@@ -365,12 +365,6 @@ def _warnings(
         yield f"Fewer than {SMALL_GROUP} cases, so little can be concluded: {some(small, 20)}."
     elif not groups and len(scored) < SMALL_GROUP:
         yield f"Only {len(scored)} cases, fewer than {SMALL_GROUP}, so little can be concluded."
-
-
-def some(names: Sequence[str], most: int = _NAMED_IDS) -> str:
-    """The first few names and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _case_rows(pairs: Sequence[Pair], sections: Sequence[Measured]) -> Iterable[dict[str, Any]]:

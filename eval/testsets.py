@@ -24,7 +24,6 @@ Knows nothing of predictions and opens no image.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,12 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.pairs import PairError, read_json_lines
+from eval.rows import PairError, Row, read_rows
 
 if TYPE_CHECKING:
     from imaging.case import Case
 
-Row = tuple[str, Any]  # where it stands ("line 3"), and what it says
 
 SPLITS = {"train": ("train",), "val": ("val", "validate", "validation", "valid", "dev"), "test": ("test",)}
 ANSWER_TYPES = {"open": "open", "other": "open", "number": "open", "closed": "closed", "yes/no": "closed"}
@@ -53,15 +51,6 @@ ORGANS = {
     "thyroid": "thyroid",
     "thyriod": "thyroid",
     "vessel": "vessel",
-}
-NOT_TEXT = {
-    b"PK\x03\x04": "an archive or a workbook",
-    b"\x1f\x8b": "a gzip archive",
-    b"PAR1": "a Parquet file",
-    b"\x80": "a pickle, which could run code when opened",
-    b"\xd0\xcf\x11\xe0": "an old Excel file",
-    b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text",
 }
 
 
@@ -399,86 +388,3 @@ def _groups(shape: Shape) -> str:
 
 def _split_names() -> set[str]:
     return {name for names in SPLITS.values() for name in names}
-
-
-# --- files into rows ---------------------------------------------------------------------------------------
-
-
-def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a JSONL file or a JSON list, or the one object of a document, each with where it stands.
-
-    PairError for a file that is no such thing, OSError where there is none.
-    """
-    path = Path(path)
-    check_text(path)
-    start = _first_character(path)
-    try:
-        rows = _lines_or_document(path) if start == "{" else _document(path) if start == "[" else None
-    except (RecursionError, ValueError) as error:
-        if isinstance(error, PairError):
-            raise
-        raise PairError(f"{path.name} cannot be read as JSON: {str(error).split(';')[0]}.") from None
-    if rows is None:
-        raise PairError(
-            f"{path.name} starts with {start!r}. Expected JSON: one object a line, or one list of objects."
-        )
-    if not rows:
-        raise PairError(f"{path.name} holds no rows. Expected one JSON object for each case.")
-    return rows
-
-
-def check_text(path: Path) -> None:
-    """PairError for a file that is no text: a folder, empty, another format, or with NUL bytes in it."""
-    if path.is_dir():
-        raise PairError(f"{path.name or path} is a folder. Name a file in it.")
-    with path.open("rb") as file:
-        head = file.read(8)
-        if not head:
-            raise PairError(f"{path.name} is empty.")
-        for signature, name in NOT_TEXT.items():
-            if head.startswith(signature):
-                raise PairError(f"{path.name} is {name}. Expected UTF-8 text: JSON, JSONL, tsv or csv.")
-        file.seek(0)
-        line = 1
-        while block := file.read(1 << 20):
-            if b"\0" in block:
-                line += block.count(b"\n", 0, block.index(b"\0"))
-                raise PairError(
-                    f"{path.name} line {line}: NUL bytes in the text; the file was damaged, or cut "
-                    "off while it was written. Remove them, or write it again."
-                )
-            line += block.count(b"\n")
-
-
-def _first_character(path: Path) -> str:
-    with path.open("rb") as file:
-        head = b""
-        while not head and (block := file.read(1 << 16)):
-            head = block.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not head:
-        raise PairError(f"{path.name} is empty.")
-    return head[:4].decode("utf-8", "replace")[0]
-
-
-def _lines_or_document(path: Path) -> list[Row]:
-    try:
-        return [(f"line {number}", values) for number, values in read_json_lines(path)]
-    except PairError as lines:  # perhaps one object over several lines, as R2Gen and XrayGLM write
-        try:
-            return _document(path)
-        except PairError as document:
-            raise (document if path.suffix == ".json" else lines) from None
-
-
-def _document(path: Path) -> list[Row]:
-    raw = path.read_bytes()
-    try:
-        found = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise PairError(f"{path.name} line {line}: not UTF-8 text ({error.reason})") from None
-    except json.JSONDecodeError as error:
-        raise PairError(
-            f"{path.name} line {error.lineno}: not JSON ({error.msg} at column {error.colno})."
-        ) from None
-    return [(f"row {i}", row) for i, row in enumerate(found if isinstance(found, list) else [found], start=1)]

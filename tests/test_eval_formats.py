@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.formats import EXCEL_CELL, FORMATS, describe, read_predictions, without_markup
+from eval.formats import FORMATS, describe, read_predictions, without_markup
 from eval.pairs import PairError, read_pairs
+from eval.rows import EXCEL_CELL
 from imaging.case import Case, write_cases
 
 FIXTURES = Path(__file__).parent / "fixtures/formats"
@@ -238,7 +239,7 @@ def test_a_workbook(tmp_path):
     ]
     assert read.pairs[0].values["options"] == {"A": "liver", "B": "kidney"}
     assert read.notes == (
-        "1 row of 6 with a cell of 32,767 characters, the most that Excel keeps; the text was probably cut: "
+        "1 rows of 6 with a cell of 32,767 characters, the most that Excel keeps; the text was probably cut: "
         "row 5. VLMEvalKit writes tsv with PRED_FORMAT=tsv.",
         "1 prediction of 6 failed or null, counted as missing.",
     )

@@ -53,7 +53,7 @@ def test_reference_answer_and_aliases(tmp_path):
             [{"id": "a", "prediction": "x"}, {"id": "b", "prediction": "x"}, {"id": "a", "prediction": "y"}],
             "line 3: a second prediction for id 'a' (first in line 1)",
         ),
-        ([""], "holds no predictions"),
+        ([""], "is empty"),
     ],
 )
 def test_bad_rows_are_refused_with_their_line(tmp_path, lines, sentence):

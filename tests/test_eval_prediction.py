@@ -17,7 +17,7 @@ from PIL import Image
 from assistants.base import Reply, Settings
 from eval.pairs import PairError, read_pairs
 from eval.prediction import Asking, _append, predict
-from imaging.case import Case, CaseError, read_cases, write_cases
+from imaging.case import Case, read_cases, write_cases
 from imaging.files import load_frames
 from models.errors import OutOfMemory
 
@@ -581,7 +581,7 @@ def test_cases_that_are_none(cases, parrot, output):
     with pytest.raises(PairError, match=r"cases.jsonl is empty"):
         run(cases, parrot, output)
     cases.write_text('{"id": "a"')
-    with pytest.raises(CaseError, match="line 1"):
+    with pytest.raises(PairError, match="line 1"):
         run(cases, parrot, output)
     with pytest.raises(FileNotFoundError):
         run(cases.with_name("none.jsonl"), parrot, output)

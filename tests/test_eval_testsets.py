@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from eval.pairs import PairError
-from eval.testsets import last_exchange, read_rows, read_test_set, turns
+from eval.rows import read_rows
+from eval.testsets import last_exchange, read_test_set, turns
 from imaging.case import Case, read_cases, write_cases
 
 FIXTURES = Path(__file__).parent / "fixtures/formats"

@@ -174,7 +174,10 @@ def _keyed(options: Any, where: str = "") -> Options:
 def _without_key(text: str, key: str) -> str:
     """ "A. liver" under A -> "liver"."""
     plain = unicodedata.normalize("NFKC", text)
-    return re.sub(rf"^\s*[(\[]?{re.escape(key)}[.):\]、]+(?!\d)\s*", "", plain, flags=re.I).strip() or plain.strip()
+    return (
+        re.sub(rf"^\s*[(\[]?{re.escape(key)}[.):\]、]+(?!\d)\s*", "", plain, flags=re.I).strip()
+        or plain.strip()
+    )
 
 
 def _answer_space(reference: str, question: str | None, options: Options) -> tuple[str, str, Options]:
@@ -223,7 +226,9 @@ def _offered_in_words(reference: str, question: str) -> Options:
     return {}
 
 
-def _said(prediction: str | None, kind: str, truth: str, options: Options, question: str | None) -> str | None:
+def _said(
+    prediction: str | None, kind: str, truth: str, options: Options, question: str | None
+) -> str | None:
     if prediction is None or not prediction.strip():
         return None
     if kind != "text":
@@ -243,7 +248,7 @@ def _reading(text: str, votes: Votes) -> str | None:
     enclosed = [match["said"] for match in _rules()["announcements.enclosed"].finditer(text)]
     final, plain = _announced(text, "final"), _announced(text, "plain")
     for parts, announced in ((enclosed, True), (final, True), (plain, True), ([text], False)):
-        named = set().union(*(votes(part, announced) for part in parts))
+        named = set().union(*(votes(part, announced) for part in parts if part.strip()))
         if named:
             return named.pop() if len(named) == 1 else None
     return None
@@ -402,7 +407,9 @@ def _repeats_words(clause: str, asked: tuple[str, ...]) -> str | None:
     if not words or not (set(asked) <= set(words) or (set(words) <= set(asked) and words[-1] == asked[-1])):
         return None
     for word in asked:  # "absent" denies nothing where it is what the question asks for
-        clause = clause.replace(word, "x" * len(word)) if _rules()["polar.denials"].fullmatch(word) else clause
+        clause = (
+            clause.replace(word, "x" * len(word)) if _rules()["polar.denials"].fullmatch(word) else clause
+        )
     denied = any(_denied(clause, start, end, "polar") for word, start, end in content if word in asked)
     return "no" if denied else "yes"
 
@@ -427,7 +434,9 @@ def _statement(first_sentence: Sequence[Sequence[str]], asked: _Asked) -> set[st
     if any(denied):
         return {"no", "yes"} if any(rules["polar.asserted"].search(clause) for clause in others) else {"no"}
     named = asked.words or asked.characters
-    return {"yes"} if not named and any(rules["polar.affirmed"].search(clause) for clause in others) else set()
+    return (
+        {"yes"} if not named and any(rules["polar.affirmed"].search(clause) for clause in others) else set()
+    )
 
 
 # ---- levels and options -------------------------------------------------------------------------------------
@@ -545,24 +554,31 @@ def _keys(keys: tuple[str, ...]) -> _Keys:
 
 
 def _texts_named(text: str, options: Options) -> list[tuple[str, int]]:
-    """(key, start) of every option's text that the text mentions and does not deny.
+    """(key, start) of the first mention of every option's text that the text does not deny.
 
     Longest first, so that "liver cyst" is no mention of "liver"; words are whole, and punctuation is read over.
     """
     tokens = _words(text)
-    joined = " ".join(["", *(word for word, _, _ in tokens), ""])
+    joined = _joined(tokens)
     offsets = list(accumulate((len(word) + 1 for word, _, _ in tokens), initial=0))
-    named = []
-    wanted = {key: " ".join(["", *(w for w, _, _ in _words(_plain(said).lower())), ""]) for key, said in options.items()}
-    for key, said in sorted(wanted.items(), key=lambda item: -len(item[1])):
-        at = joined.find(said) if said.strip() else -1
+    wanted = {key: _joined(_words(_plain(option).lower())) for key, option in options.items()}
+    taken, named = bytearray(len(tokens)), {}
+    for key, option in sorted(wanted.items(), key=lambda item: -len(item[1])):
+        at = joined.find(option) if option.strip() else -1
         while at >= 0:
-            first, last = (bisect_right(offsets, place) - 1 for place in (at, at + len(said) - 2))
-            if not _denied(text, tokens[first][1], tokens[last][2], "choice"):
-                named.append((key, tokens[first][1]))
-            joined = joined[: at + 1] + "\0" * (len(said) - 2) + joined[at + len(said) - 1 :]
-            at = joined.find(said)
-    return named
+            first = bisect_right(offsets, at) - 1
+            last = first + option.count(" ") - 2
+            if not any(taken[first : last + 1]):
+                taken[first : last + 1] = b"\1" * (last + 1 - first)
+                start, end = tokens[first][1], tokens[last][2]
+                if key not in named and not _denied(text, start, end, "choice"):
+                    named[key] = start
+            at = joined.find(option, at + 1)
+    return list(named.items())
+
+
+def _joined(tokens: Sequence[tuple[str, int, int]]) -> str:
+    return " ".join(["", *(word for word, _, _ in tokens), ""])
 
 
 WORD = re.compile(r"\d+(?:\.\d+)?[a-z](?![a-z])|\d+(?:\.\d+)?|[a-z]+|[^\W\d_]")
