@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -118,7 +117,7 @@ def reference_echovlm(pairs: list[Pair]) -> Values:
     weights = [(1, 0, 0, 0), (1 / 2, 1 / 2, 0, 0), (1 / 3, 1 / 3, 1 / 3, 0), (1 / 4,) * 4]
     values: Values = {}
     for pair in pairs:
-        said, true = (jieba.lcut(text) for text in (pair.prediction, pair.references[0]))
+        said, true = (_words(jieba.lcut(text)) for text in (pair.prediction, pair.references[0]))
         orders = sentence_bleu([true], said, weights, smoothing_function=smooth)
         row = {f"BLEU-{n}": value for n, value in enumerate(orders, start=1)}
         scores = rouge.get_scores(" ".join(said), " ".join(true))[0]
@@ -160,13 +159,17 @@ def reference_swift(pairs: list[Pair]) -> Values:
 
     values: Values = {}
     for pair in pairs:
-        said, true = (jieba.lcut(text) for text in (pair.prediction, pair.references[0]))
+        said, true = (_words(jieba.lcut(text)) for text in (pair.prediction, pair.references[0]))
         scores = Rouge().get_scores(" ".join(said), " ".join(true))[0]
         row = {f"ROUGE-{name.upper()}": scores[f"rouge-{name}"]["f"] for name in ("1", "2", "l")}
         row["BLEU-4"] = sentence_bleu([true], said, smoothing_function=SmoothingFunction().method3)
         for name, value in row.items():
             values.setdefault(name, []).append(round(100 * value, 6))
     return values
+
+
+def _words(tokens: list[str]) -> list[str]:
+    return [token for token in tokens if token.strip()]
 
 
 class _Spaces:
@@ -255,7 +258,8 @@ def scale(count: int, seed: int) -> None:
 def alone(count: int, seed: int) -> None:
     pairs = pairs_of(count, seed)
     seconds = timed(lambda: score_pairs(pairs, Options()))[0]
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    memory = int(peak.split()[1]) / 1024
     print(f"{count:,} pairs, every section and 1,000 resamples: {seconds:.2f} CPU s, {memory:.0f} MB at most")
 
 

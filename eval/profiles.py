@@ -146,10 +146,7 @@ def _swift(texts: Texts) -> Iterable[Measure]:
     details = {"case_scale": 100.0}
     bleu_receipt = f"order:4|weights:cumulative|smooth:m3|{receipt}"
     yield mean("BLEU-4", _rounded(np.where(spoken, values, np.nan)), bleu_receipt, **details)
-    rows = [
-        None if skip else rouge.pltrdy(prediction, reference)
-        for skip, prediction, reference in zip(blank, words.predictions, words.references, strict=True)
-    ]
+    rows = [None if skip else rouge.pltrdy(*words.tokens(row)) for row, skip in enumerate(blank)]
     for i, name in enumerate(("1", "2", "L")):
         values = texts.best([np.nan if row is None else row[i] for row in rows])
         yield mean(f"ROUGE-{name}", _rounded(values), f"ngrams:sets|like:rouge-1.0.1|{receipt}", **details)

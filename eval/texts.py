@@ -7,7 +7,7 @@ or of groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -18,17 +18,20 @@ from eval.metrics import bleu
 from eval.metrics.overlap import Alignment, Numbered, Overlap, align, overlap
 from eval.normalization import normalizer, signature
 from eval.pairs import Pair
+from eval.tokenizers import Tokenize
 
 
 class Cut:
     """The rows of a file as tokens, with what they share, counted when first asked for."""
 
-    def __init__(self, predictions: list[list[str]], references: list[list[str]], pair: np.ndarray):
-        self.predictions, self.references = predictions, references
+    def __init__(self, predictions: list[str], references: list[str], pair: np.ndarray, tokenize: Tokenize):
+        self._numbered = Numbered(predictions + references, tokenize)
         self._pair = pair  # int64 [rows]: index of each row's pair
-        numbered = Numbered(predictions + references)
-        self._numbered = numbered
         self._n = len(predictions)
+
+    def tokens(self, row: int) -> tuple[list[str], list[str]]:
+        """The tokens of one row's prediction and reference."""
+        return self._numbered.tokens(row), self._numbered.tokens(self._n + row)
 
     @cached_property
     def shared(self) -> Overlap:
@@ -38,7 +41,7 @@ class Cut:
     @cached_property
     def alignment(self) -> Alignment:
         """METEOR's alignment of each row, case ignored."""
-        lower = self._numbered.lower().texts
+        lower = self._numbered.lower()
         return align(lower[: self._n], lower[self._n :])
 
     def bleu_counts(self, pairs: int) -> np.ndarray:
@@ -49,9 +52,8 @@ class Cut:
         counts[self._pair] = rows
         several = np.flatnonzero(np.bincount(self._pair, minlength=pairs) > 1)
         for index in several:
-            mine = np.flatnonzero(self._pair == index)
-            references = [self.references[row] for row in mine]
-            counts[index] = bleu.counts_of_several(self.predictions[mine[0]], references)
+            sides = [self.tokens(row) for row in np.flatnonzero(self._pair == index)]
+            counts[index] = bleu.counts_of_several(sides[0][0], [reference for _, reference in sides])
         return counts
 
 
@@ -86,11 +88,10 @@ class Texts:
         """Cut by the tokenizer that was chosen, jieba unless said otherwise."""
         return self.cut("words", self.tokens)
 
-    def cut(self, name: str, tokenize: Callable[[str], list[str]]) -> Cut:
+    def cut(self, name: str, tokenize: Tokenize) -> Cut:
         """Cut by `tokenize`; `name` tells ways of cutting apart."""
         if name not in self._cuts:
-            both = tokenizers.tokenize_all(tokenize, self.predictions + self.references)
-            self._cuts[name] = Cut(both[: len(self)], both[len(self) :], self.pair)
+            self._cuts[name] = Cut(self.predictions, self.references, self.pair, tokenize)
         return self._cuts[name]
 
     def best(self, rows: Sequence[float] | np.ndarray) -> np.ndarray:

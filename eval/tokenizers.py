@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -180,12 +180,3 @@ def _13a_words(text: str) -> list[str]:
     if "-" in text:
         text = _13A_DASH.sub(r"\1 \2 ", text)
     return text.split()
-
-
-def tokenize_all(tokenize: Tokenize, texts: Sequence[str]) -> list[list[str]]:
-    """The tokens of every text; a text that occurs several times is cut once."""
-    known: dict[str, list[str]] = {}
-    for text in texts:
-        if text not in known:
-            known[text] = tokenize(text)
-    return [known[text] for text in texts]

@@ -174,6 +174,9 @@ def test_several_sizes_are_matched_one_to_one():
     assert score("左叶见结节，大小约20×14mm。", two)["size F1"] == pytest.approx(66.67)
     assert score("左叶见两个结节，大小分别约21×14mm、20×14mm。", two)["size F1"] == 50
     assert score("左叶见两个结节，大小分别约5×4mm、20×14mm。", two)["size F1"] == 100
+    assert score(two.replace("5×4", "21×14"), "左叶见结节，大小约20.5×14mm。")["size F1"] == pytest.approx(
+        66.67
+    )
 
 
 def test_of_several_references_the_best_one_counts():
@@ -240,8 +243,9 @@ def test_facts_agree_across_languages():
 
 
 TRIGGERS = (
-    "左 右 双侧 肝 甲状腺 未见 可见 无 不 占位 结节 钙化 血流信号 强回声 囊 建议 ， 。 ： ； （-） \n \u200b 😀 𠮷 类 "
-    "BI-RADS TI-RADS TR4 4a Ⅳ 12 × mm cm ． ３ no without mass cyst in the is not seen , . : by x left"
+    "左 右 双侧 肝 甲状腺 未见 可见 无 不 占位 结节 钙化 血流信号 强回声 囊 建议 ， 。 ： ； （-） "
+    "\n \u200b 😀 𠮷 类 BI-RADS TI-RADS TR4 4a Ⅳ 12 × mm cm ． ３ no without mass cyst in the is not "
+    "seen , . : by x left"
 )
 WORDS = st.sampled_from(TRIGGERS.split(" "))
 

@@ -41,7 +41,7 @@ ASPECTS = {  # of Statements -> of a column
     "rads": "RADS",
     "findings": "findings",
 }
-TOLERANCE = 0.1  # of a diameter; chosen: about the spread between two sonographers
+TOLERANCE = 0.1  # of the true diameter; chosen, not tuned
 _NEAR = 60  # characters in which a size looks back for what it measures
 _LISTED = 5  # characters between the sizes of a list: "、", " and "
 _CHINESE = re.compile("[一-鿿]")
@@ -195,8 +195,7 @@ def _overall(rows: list[tuple[int, int, int]], predicted: Statements) -> float:
 def _flips(stated: frozenset[tuple[str, bool]], true: frozenset[tuple[str, bool]]) -> tuple[int, int]:
     """(findings that the prediction shows and the reference only denies, or the reverse; named in both)."""
     shared = {name for name, _ in stated} & {name for name, _ in true}
-    turned = {name for name, seen in stated - true if name in shared and (name, not seen) in true}
-    return len(turned), len(shared)
+    return len({name for name, _ in stated - true} & shared), len(shared)
 
 
 def _matching_sizes(stated: frozenset[tuple[float, ...]], true: frozenset[tuple[float, ...]]) -> int:
@@ -373,8 +372,8 @@ def _stated_sides(page: _Page, organ: str | None, lesions: list[_Lesion]) -> fro
         here = page.stated("laterality", sentence)
         seen = page.stated("findings", sentence) + mentions.get(sentence, [])
         sides |= {_nearest_side(here, hit) for hit in seen}
-    if not sides:
-        sides = {_inherited_side(page, organ, "laterality", lesion) for lesion in lesions} - {None}
+    if lesions and lesions[0].sentence not in named:
+        sides |= {_inherited_side(page, organ, "laterality", lesions[0])} - {None}
     sides = sides or {hit.name for hit in page.hits("laterality")}
     return frozenset({"left", "right"} if "both" in sides else sides)
 
@@ -437,7 +436,7 @@ def _scan(rules: _Rules, sentence: str) -> Iterator[tuple[str, list[_Hit]]]:
         if name == "lesion":
             lesions = found
     yield from _sizes_in(rules, text, layout, [lesion.start for lesion in lesions]).items()
-    if "rads" in text or "tr" in text:
+    if "rads" in text or "tr" in text:  # every name of a system holds one of them
         yield "rads", [_Hit(category, False, 0, 0, 0) for category in _categories(rules, text)]
 
 
@@ -562,8 +561,8 @@ class _Family:
 
     any: re.Pattern  # all of them
     names: tuple[tuple[str, bool, re.Pattern], ...]  # name, whether the words themselves deny it, rule
-    view: str  # "lesion", "finding" or "": what is read over
-    deniable: bool
+    view: str  # "lesion" reads over no_lesion, "finding" over no_finding, "" over neither
+    deniable: bool  # whether a negation before or behind counts
 
     def meaning(self, match: re.Match) -> tuple[str, bool]:
         """(name, denied by its own words) of a match of `any`."""

@@ -1,15 +1,15 @@
 """Closed questions: what an answer says, and whether that is right.
 
-The field's parsers look for "no" and "yes" anywhere in the text, so that a "nodule" and a "normal" image are a
-no, and know neither 是 and 否 nor True and False nor options (LLaVA-Med's run_eval.py, MedEvalKit's
-judge_judgement). Here an answer is read by rules (closed.yaml) in this order: what is enclosed or announced as
-the answer; then the words yes, no, 是, 否, true, false or an option's letter; then a statement that affirms or
-denies what the question asks for, or an option's text. Denials are read first and reach as in NegEx (Chapman et
-al. 2001). An answer that names both sides, or neither, is unparsed, and unparsed is wrong.
+The field's parsers look for "no" and "yes" anywhere in the text, so that a "nodule" and a "normal" image
+are a no; 是 and 否, True and False and options they do not know (LLaVA-Med's run_eval.py, MedEvalKit's
+judge_judgement). Here an answer is read by rules (closed.yaml), in this order: what is enclosed or announced
+as the answer; the words yes, no, 是, 否, true, false, or an option's letter; a statement that affirms or
+denies what the question asks for, or an option's text. Denials are read first, and reach as in NegEx (Chapman
+et al. 2001). An answer that names both sides, or neither, is unparsed, and unparsed is wrong.
 
 The answer space comes from the case's `options`, from options written in its question, or from its reference.
 Knows nothing of images, and no medicine beyond the words in closed.yaml: "malignant" is no answer to "Is it
-benign?", several right options are not supported, and neither are other languages than Chinese and English.
+benign?". Several right options, and languages other than Chinese and English, are not supported.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Reading:
 
 
 def measures(pairs: Sequence[Pair]) -> list[Measure]:
-    """Closed accuracy and the share of unparsed answers, over the pairs of answer type closed with a reference.
+    """Accuracy and share of unparsed answers, over the pairs of answer type closed that have a reference.
 
     Where more than one kind of answer occurs, the accuracy of each follows: a guess is right half of the time
     between yes and no, but a quarter of the time among four options. A pair without an answer is unparsed and
@@ -83,8 +83,8 @@ def read_pair(pair: Pair) -> Reading | None:
     """How the pair's answer reads beside its reference; None unless it is closed and has a reference.
 
     Of several references the one that the answer agrees with counts, else the first. Where the reference is
-    neither yes nor no, no level and no option, the closed set is unknown (kind "text"): the answer is right when
-    it equals the reference after NFKC, lower case, and without white space and punctuation.
+    neither yes nor no, no level and no option, the closed set is unknown (kind "text"): the answer is right
+    when it equals the reference after NFKC, in lower case, without white space and punctuation.
     """
     references = [text for text in pair.references if text.strip()]
     if str(pair.values.get("answer_type", "")).strip().lower() != "closed" or not references:
@@ -103,10 +103,10 @@ def read_answer(
 ) -> str | None:
     """What an answer says: "yes" | "no", "true" | "false", "high" | "medium" | "low", or an option's key.
 
-    `kind` is "yes/no", "true/false", "level" or "choice". `options` are texts, whose keys are then A, B, C …, or
-    a mapping of keys to texts; without them a choice is one of the letters A to H. `question` lets a statement
-    that repeats what was asked count ("The nodule is benign."). None where the answer names no side or more
-    than one. ValueError for another kind.
+    `kind` is "yes/no", "true/false", "level" or "choice". `options` are texts, whose keys are then A, B, C …,
+    or a mapping of keys to texts; without them a choice is one of the letters A to H. `question` lets a
+    statement that repeats what was asked count ("The nodule is benign."). None where the answer names no side
+    or more than one. ValueError for another kind.
     """
     if kind in POLAR:
         asked = _asked(question or "")
@@ -120,7 +120,7 @@ def read_answer(
     raise ValueError(f"kind {kind!r} is not one of yes/no, true/false, level, choice")
 
 
-# ---- the answer space ---------------------------------------------------------------------------------------
+# ------------ the answer space ------------
 
 
 def listed_options(question: str) -> Options:
@@ -168,20 +168,17 @@ def _keyed(options: Any, where: str = "") -> Options:
     for key, text in keyed.items():
         if not isinstance(key, str) or not key.strip() or not isinstance(text, str | int | float):
             raise PairError(f"{where}option {key!r:.20}: {text!r:.40} is not a text under a letter.")
-    return {key.strip(): _without_key(str(text), key.strip()) for key, text in keyed.items()}
+    return {_stripped(key): _without_key(str(text), _stripped(key)) for key, text in keyed.items()}
 
 
 def _without_key(text: str, key: str) -> str:
     """ "A. liver" under A -> "liver"."""
-    plain = unicodedata.normalize("NFKC", text)
-    return (
-        re.sub(rf"^\s*[(\[]?{re.escape(key)}[.):\]、]+(?!\d)\s*", "", plain, flags=re.I).strip()
-        or plain.strip()
-    )
+    plain = unicodedata.normalize("NFKC", text).strip()
+    return re.sub(rf"^[(\[]?{re.escape(key)}[.):\]、]+(?!\d)\s*", "", plain, flags=re.I) or plain
 
 
 def _answer_space(reference: str, question: str | None, options: Options) -> tuple[str, str, Options]:
-    """(kind, truth, options) of one reference. A known set of options wins, then the reference's own words."""
+    """(kind, truth, options) of one reference: from known options, else from the reference's own words."""
     key = _option_meant(reference, options) if options else None
     if key is not None:
         return "choice", key, options
@@ -212,7 +209,7 @@ def _option_meant(reference: str, options: Options) -> str | None:
 
 
 def _offered_in_words(reference: str, question: str) -> Options:
-    """The two sides of "cystic or solid?" or 囊性还是实性？, where the reference is one of them; else empty."""
+    """The two sides of "cystic or solid?" where the reference is one of them, else empty."""
     question, own = _rules()["polar.forms"].sub(" ", _plain(question).lower()), re.escape(reference)
     if not _rules()["questions.alternatives"].search(question):
         return {}
@@ -237,7 +234,7 @@ def _said(
     return truth if said and normalised(said, truth) else said or None
 
 
-# ---- reading ------------------------------------------------------------------------------------------------
+# ------------ reading ------------
 
 Votes = Callable[[str, bool], set[str]]  # (part of an answer, whether it was announced) -> what it names
 
@@ -259,9 +256,9 @@ def _announced(text: str, rank: str) -> list[str]:
     found = list(_rules()[f"announcements.{rank}"].finditer(text))
     parts = []
     for match, after in zip_longest(found, found[1:]):
-        stop = after.start() if after else len(text)
-        end = _rules()["clean.sentence_end"].search(text, match.end(), stop)
-        parts.append(text[match.end() : end.start() if end else stop])
+        part = text[match.end() : after.start() if after else len(text)].lstrip()
+        end = _rules()["clean.sentence_end"].search(part)
+        parts.append(part[: end.start()] if end else part)
     return parts
 
 
@@ -313,7 +310,7 @@ def _denied(text: str, start: int, end: int, rule: str) -> bool:
     return reaches or bool(at_once) or bool(rules[f"{rule}.denied_after"].search(after))
 
 
-# ---- yes and no ---------------------------------------------------------------------------------------------
+# ------------ yes and no ------------
 
 
 @dataclass(frozen=True)
@@ -349,8 +346,9 @@ def _polar_votes(part: str, announced: bool, asked: _Asked) -> set[str]:
     rules = _rules()
     text = rules["polar.forms"].sub(" ", part.lower())
     told = _without_questions(text)
+    unread = (rules["polar.asking"], rules["polar.open"])
     sentences = [
-        [clause for clause in _clauses(sentence) if not rules["polar.open"].search(clause)]
+        [clause for clause in _clauses(sentence) if not any(pattern.search(clause) for pattern in unread)]
         for sentence in _pieces(told or text, rules["clean.sentence_end"])
     ]
     clauses = [clause for sentence in sentences for clause in sentence]
@@ -390,8 +388,8 @@ def _plain_words(clauses: Sequence[str]) -> set[str]:
 def _repeated(clauses: Sequence[str], asked: _Asked) -> set[str]:
     """The sides taken by clauses that repeat what was asked for, denied or not.
 
-    "Normal in size, with a nodule" does not say that the liver is normal: where the question asks whether all is
-    well, only an answer of one clause counts.
+    "Normal in size, with a nodule" does not say that the liver is normal: where the question asks whether all
+    is well, only an answer of one clause counts.
     """
     if asked.absence and len(clauses) != 1:
         return set()
@@ -406,10 +404,8 @@ def _repeats_words(clause: str, asked: tuple[str, ...]) -> str | None:
     words = [word for word, _, _ in content]
     if not words or not (set(asked) <= set(words) or (set(words) <= set(asked) and words[-1] == asked[-1])):
         return None
-    for word in asked:  # "absent" denies nothing where it is what the question asks for
-        clause = (
-            clause.replace(word, "x" * len(word)) if _rules()["polar.denials"].fullmatch(word) else clause
-        )
+    for word in filter(_rules()["polar.denials"].fullmatch, asked):  # asked whether something is absent
+        clause = clause.replace(word, "x" * len(word))
     denied = any(_denied(clause, start, end, "polar") for word, start, end in content if word in asked)
     return "no" if denied else "yes"
 
@@ -429,21 +425,21 @@ def _statement(first_sentence: Sequence[Sequence[str]], asked: _Asked) -> set[st
     """What the first sentence denies ("未见结节"), unless it asserts something else ("见囊肿，未见结节")."""
     rules = _rules()
     clauses = [] if asked.absence else [clause for sentence in first_sentence for clause in sentence]
+    clauses = [rules["polar.incidental"].sub("", clause) for clause in clauses]
     denied = [bool(rules["polar.denials"].search(clause)) for clause in clauses]
     others = [clause for clause, no in zip(clauses, denied, strict=True) if not no]
     if any(denied):
         return {"no", "yes"} if any(rules["polar.asserted"].search(clause) for clause in others) else {"no"}
-    named = asked.words or asked.characters
-    return (
-        {"yes"} if not named and any(rules["polar.affirmed"].search(clause) for clause in others) else set()
-    )
+    if asked.words or asked.characters:
+        return set()
+    return {"yes"} if any(rules["polar.affirmed"].search(clause) for clause in others) else set()
 
 
-# ---- levels and options -------------------------------------------------------------------------------------
+# ------------ levels and options ------------
 
 
 def _level_votes(part: str, announced: bool) -> set[str]:
-    """The levels that the part names and does not deny; an announced part is read from its first clause on."""
+    """The levels that the part names and does not deny; of an announced part, those of the first clause."""
     votes: set[str] = set()
     for clause in _clauses(part.lower()):
         for level in _rules()["levels"]:
@@ -455,7 +451,7 @@ def _level_votes(part: str, announced: bool) -> set[str]:
 
 
 def _choice_votes(part: str, announced: bool, options: Options) -> set[str]:
-    """The keys that a part names: one that it begins with, else letters marked as options, else any mention."""
+    """The keys that a part names: one that it begins with, else marked letters, else any mention."""
     listed = _listed(part)
     for _, _, (start, end) in listed:  # the question's options came back in the answer
         part = part[:start] + " " * (end - start) + part[end:]
@@ -491,7 +487,7 @@ class _Keys:
     def __init__(self, keys: Sequence[str]):
         self.names = {key.lower(): key for key in keys}
         either = "|".join(re.escape(key) for key in sorted(keys, key=len, reverse=True))
-        letters = "|".join(key for key in keys if re.fullmatch("[A-Z]", key)) or r"(?!)"
+        letters = "|".join(key.upper() for key in keys if re.fullmatch("[A-Za-z]", key)) or r"(?!)"
         key, rules = rf"(?P<key>{either})(?![A-Za-z0-9]|-[A-Za-z0-9]|[.,:]\d)", _rules()
         self.at_start = re.compile(rf"[\W_]*{key}", re.I)
         self.joined = re.compile(rf"(?:{rules['choice.joins'].pattern}){key}", re.I)
@@ -534,18 +530,18 @@ class _Keys:
         }
 
     def _denied(self, text: str, match: re.Match) -> bool:
-        return _denied(text.lower(), match.start("key"), match.end("key"), "choice")
+        return _denied(text, match.start("key"), match.end("key"), "choice")
 
     def _is_a_word(self, text: str, match: re.Match, announced: bool = False) -> bool:
         """Whether the key is the article "a" or the word "I" and no option."""
-        key, rest = match["key"], text[match.end("key") :]
-        if key.lower() not in _rules()["also_words"] or not re.match(" [A-Za-z]{2}", rest):
+        key, (start, end) = match["key"], match.span("key")
+        if key.lower() not in _rules()["also_words"] or not re.match(" [A-Za-z]{2}", text[end : end + 3]):
             return False
-        if _rules()["choice.after_a_letter"].match(rest, 1):
+        if _rules()["choice.after_a_letter"].match(text, end + 1):
             return False
-        before = text[: match.start("key")].rstrip()
-        within = announced or (before and before[-1] not in ".!?。;:\n")
-        return key.islower() or text.isupper() or not within
+        before = text[max(0, start - WINDOW) : start].rstrip()
+        within_a_sentence = announced or (before and before[-1] not in ".!?。;:\n")
+        return key.islower() or text[start : start + WINDOW].isupper() or not within_a_sentence
 
 
 @lru_cache(maxsize=256)
@@ -556,7 +552,7 @@ def _keys(keys: tuple[str, ...]) -> _Keys:
 def _texts_named(text: str, options: Options) -> list[tuple[str, int]]:
     """(key, start) of the first mention of every option's text that the text does not deny.
 
-    Longest first, so that "liver cyst" is no mention of "liver"; words are whole, and punctuation is read over.
+    Longest first, so that "liver cyst" does not mention "liver". Words are whole; punctuation is read over.
     """
     tokens = _words(text)
     joined = _joined(tokens)
@@ -598,7 +594,7 @@ def _content(text: str) -> list[tuple[str, int, int]]:
     return [found for found in _words(text) if found[0] not in _rules()["small_words"]]
 
 
-# ---- rules --------------------------------------------------------------------------------------------------
+# ------------ rules ------------
 
 
 @cache

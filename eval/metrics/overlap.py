@@ -12,9 +12,8 @@ Exact, not hashed. Knows nothing of any metric's formula.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 from rapidfuzz.distance import LCSseq
@@ -22,6 +21,9 @@ from rapidfuzz.distance import LCSseq
 ORDERS = 4
 _BLOCK = 512  # pairs of texts that are sorted together: small enough to stay in the cache
 _BITS = 62  # of a packed n-gram; two are kept for the side and the sign
+
+
+Texts = Sequence[np.ndarray]  # integers [tokens] each
 
 
 @dataclass(frozen=True)
@@ -65,29 +67,32 @@ class Alignment:
 
 
 class Numbered:
-    """Texts as numbers: equal tokens have equal numbers."""
+    """Texts as numbers, int32 [tokens] each: equal tokens have equal numbers, the index of the token in
+    `vocabulary`. A text that occurs several times is cut once."""
 
-    def __init__(self, texts: Sequence[Sequence[str]]):
+    def __init__(self, texts: Sequence[str], tokenize: Callable[[str], Sequence[str]]):
         numbers: defaultdict[str, int] = defaultdict()
         numbers.default_factory = numbers.__len__
-        lengths = [len(text) for text in texts]
-        flat = np.fromiter(map(numbers.__getitem__, chain.from_iterable(texts)), np.int64, sum(lengths))
-        self.texts = np.split(flat, np.cumsum(lengths)[:-1]) if texts else []
+        known: dict[str, np.ndarray] = {}
+        for text in texts:
+            if text not in known:
+                tokens = tokenize(text)
+                known[text] = np.fromiter(map(numbers.__getitem__, tokens), np.int32, len(tokens))
+        self.texts = [known[text] for text in texts]
         self.vocabulary = list(numbers)
 
-    def lower(self) -> Numbered:
-        """The same texts with tokens that differ in case alone made equal."""
+    def lower(self) -> Texts:
+        """The texts with tokens that differ in case alone made equal."""
         numbers: dict[str, int] = {}
-        folded = np.array(
-            [numbers.setdefault(token.lower(), len(numbers)) for token in self.vocabulary], np.int64
-        )
-        other = object.__new__(Numbered)
-        other.vocabulary = list(numbers)
-        other.texts = [folded[text] if len(text) else text for text in self.texts]
-        return other
+        folded = [numbers.setdefault(token.lower(), len(numbers)) for token in self.vocabulary]
+        if len(numbers) == len(folded):
+            return self.texts
+        table = np.array(folded, np.int32)
+        return [table[text] for text in self.texts]
 
-
-Texts = Sequence[np.ndarray]  # int64 [tokens] each
+    def tokens(self, index: int) -> list[str]:
+        """The tokens of one text."""
+        return [self.vocabulary[number] for number in self.texts[index]]
 
 
 def overlap(predictions: Texts, references: Texts, *, subsequence: bool = True) -> Overlap:

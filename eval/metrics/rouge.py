@@ -65,17 +65,15 @@ def pltrdy(prediction: Sequence[str], reference: Sequence[str]) -> tuple[float, 
     if not all(sides):
         return None
     words = [[word for sentence in side for word in sentence] for side in sides]
-    scores = []
-    for order in (1, 2):
-        kinds = [{tuple(side[i : i + order]) for i in range(len(side) - order + 1)} for side in words]
-        scores.append(_f(len(kinds[0] & kinds[1]), len(kinds[0]), len(kinds[1])))
+    kinds = [(set(side), set(zip(side, side[1:], strict=False))) for side in words]
+    scores = [_f(len(said & true), len(said), len(true)) for said, true in zip(*kinds, strict=True)]
     union: set[Hashable] = set()
     for wanted in sides[1]:
         for said in sides[0]:
             if len(wanted) * len(said) > _MOST_BITS:
                 return None
             union |= _words_of_a_longest_subsequence(wanted, said)
-    return (*scores, _f(len(union), len(set(words[0])), len(set(words[1]))))
+    return (*scores, _f(len(union), len(kinds[0][0]), len(kinds[1][0])))
 
 
 def _sentences(text: str) -> list[list[str]]:
@@ -94,7 +92,8 @@ def _words_of_a_longest_subsequence(x: Sequence[Hashable], y: Sequence[Hashable]
     is taken, else the row above is entered only where its value is larger than the value to the left.
 
     The table is kept as one integer a row (Hyyrö 2004): bit j of row i is 0 where the value grows at
-    column j, so a cell's value is the number of zeros below its bit.
+    column j + 1. Without a match a cell equals the larger of its two neighbours, so it is the row above
+    exactly where the value grows.
     """
     places: dict[Hashable, int] = {}
     for j, word in enumerate(y):
@@ -112,15 +111,11 @@ def _words_of_a_longest_subsequence(x: Sequence[Hashable], y: Sequence[Hashable]
         if x[i - 1] == y[j - 1]:
             found.add(x[i - 1])
             i, j = i - 1, j - 1
-        elif j - _ones(rows[i - 1], j) > (j - 1) - _ones(rows[i], j - 1):
-            i -= 1
-        else:
+        elif rows[i] >> (j - 1) & 1:
             j -= 1
+        else:
+            i -= 1
     return found
-
-
-def _ones(row: int, columns: int) -> int:
-    return (row & ((1 << columns) - 1)).bit_count()
 
 
 _SENTENCE_ENDS = (
