@@ -45,10 +45,11 @@ TOLERANCE = 0.1  # of the true diameter; chosen, not tuned
 _NEAR = 60  # characters in which a size looks back for what it measures
 _LISTED = 5  # characters between the sizes of a list: "、", " and "
 _CHINESE = re.compile("[一-鿿]")
-_KEPT_SENTENCE = 400  # characters; longer sentences hardly come twice
+_KEPT_PART = 400  # characters; longer parts of a sentence hardly come twice
 _INVISIBLE = [0xAD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF]  # soft hyphen, zero-width characters
 _PATTERNS = (  # of a language in clinical.yaml, each one list
     "sentence_end",
+    "part_begins",
     "clause_end",
     "ignore",
     "no_lesion",
@@ -239,13 +240,8 @@ class _Page:
     def __init__(self, text: str):
         language = "zh" if _CHINESE.search(text) else "en"
         self.rules = _rules(language)
-        self.sentences = [
-            _read(language, sentence)
-            if len(sentence) <= _KEPT_SENTENCE
-            else _read.__wrapped__(language, sentence)
-            for sentence in self.rules.sentence_end.split(text)
-            if sentence and not sentence.isspace()
-        ]
+        sentences = self.rules.sentence_end.split(text)
+        self.sentences = [_sentence(language, each) for each in sentences if each and not each.isspace()]
         self._places: dict[str, list[int]] = {}
 
     def hits(self, family: str) -> list[_Hit]:
@@ -415,16 +411,45 @@ def _millimetres(text: str) -> tuple[float, ...]:
     return tuple(reversed(values))
 
 
-@lru_cache(8192)
-def _read(language: str, sentence: str) -> dict[str, list[_Hit]]:
-    """What the rules find in one sentence, by family; not to be changed. Reports repeat their sentences."""
-    return dict(_scan(_rules(language), _plain(sentence)))
+def _sentence(language: str, text: str) -> dict[str, list[_Hit]]:
+    """What the rules find in one sentence, by family: in each part of it, and the categories in all of it."""
+    rules = _rules(language)
+    found: dict[str, list[_Hit]] = {}
+    parts, at, clauses = [], 0, 0
+    for words in rules.part_begins.split(text):
+        part = (_read if len(words) <= _KEPT_PART else _read.__wrapped__)(language, words)
+        for family, hits in part.hits.items():
+            here = found.setdefault(family, [])
+            for name, denied, start, end, clause in hits:
+                here.append(_Hit(name, denied, start + at, end + at, clause + clauses))
+        parts.append(part.text)
+        at += len(part.text)
+        clauses += part.clauses
+    plain = "".join(parts)
+    if "rads" in plain or "tr" in plain:  # every name of a system holds one of them
+        found["rads"] = [_Hit(category, False, 0, 0, 0) for category in _categories(rules, plain)]
+    return found
 
 
-def _scan(rules: _Rules, sentence: str) -> Iterator[tuple[str, list[_Hit]]]:
-    text = _blanked(rules.ignore, sentence)
+class _Part(NamedTuple):
+    """A part of a sentence that no negation crosses, read."""
+
+    text: str  # plain
+    clauses: int
+    hits: dict[str, list[_Hit]]  # by family; places within the part
+
+
+@lru_cache(16384)
+def _read(language: str, words: str) -> _Part:
+    """Reports repeat their clauses, so what was read is kept; not to be changed."""
+    rules, text = _rules(language), _plain(words)
+    layout = _Layout(rules, _blanked(rules.ignore, text))
+    return _Part(text, len(layout.clauses), dict(_scan(rules, layout)))
+
+
+def _scan(rules: _Rules, layout: _Layout) -> Iterator[tuple[str, list[_Hit]]]:
+    text = layout.text
     views = {"lesion": _blanked(rules.no_lesion, text), "finding": _blanked(rules.no_finding, text), "": text}
-    layout = _Layout(rules, text)
     lesions: list[_Hit] = []
     for name, family in rules.families.items():
         matches = family.any.finditer(views[family.view])
@@ -435,25 +460,23 @@ def _scan(rules: _Rules, sentence: str) -> Iterator[tuple[str, list[_Hit]]]:
             break  # the families behind it are sides too
         if name == "lesion":
             lesions = found
-    yield from _sizes_in(rules, text, layout, [lesion.start for lesion in lesions]).items()
-    if "rads" in text or "tr" in text:  # every name of a system holds one of them
-        yield "rads", [_Hit(category, False, 0, 0, 0) for category in _categories(rules, text)]
+    yield from _sizes_in(rules, layout, [lesion.start for lesion in lesions]).items()
 
 
-def _sizes_in(rules: _Rules, text: str, layout: _Layout, lesions: Sequence[int]) -> dict[str, list[_Hit]]:
+def _sizes_in(rules: _Rules, layout: _Layout, lesions: Sequence[int]) -> dict[str, list[_Hit]]:
     """Every size: "size" of a lesion, "organ_size" of a part of the organ ("portal vein 12 mm").
 
     A size is the organ's behind a word of organ_measures in its clause, unless a lesion (`lesions`: where
     they start) is named there before it.
     """
     found: dict[str, list[_Hit]] = {}
-    for match in rules.size.finditer(text):
+    for match in rules.size.finditer(layout.text):
         clause = layout.clause(match.start())
         start = layout.clauses[clause]
         last = bisect_left(lesions, match.start()) - 1
         of_lesion = last >= 0 and lesions[last] >= start
         near = max(start, match.start() - _NEAR)
-        of_organ = not of_lesion and rules.organ_measures.search(text, near, match.start())
+        of_organ = not of_lesion and rules.organ_measures.search(layout.text, near, match.start())
         words = rules.between.sub("×", match.group())
         size = _Hit(words, False, *match.span(), clause)
         found.setdefault("organ_size" if of_organ else "size", []).append(size)
@@ -485,7 +508,7 @@ def _category(words: str) -> str:
 
 
 class _Layout:
-    """Where the clauses of a sentence begin, and what in it is denied or left unsaid."""
+    """Where the clauses of a part begin, and what in it is denied or left unsaid."""
 
     def __init__(self, rules: _Rules, text: str):
         self.text, self.rules = text, rules
@@ -532,8 +555,8 @@ def _within(spans: list[tuple[int, int]], at: int) -> bool:
 
 
 def _spans(text: str, start: int, end: int, ends: re.Pattern) -> Iterator[tuple[int, int]]:
-    """The stretches between the marks of `ends`, each with its closing mark."""
-    for mark in ends.finditer(text, start, end):
+    """The stretches between the marks of `ends`, each with its closing mark; one at the start closes none."""
+    for mark in ends.finditer(text, start + 1, end):
         yield start, mark.end()
         start = mark.end()
     if start < end:
@@ -578,6 +601,7 @@ class _Rules:
     """One language of clinical.yaml, compiled, with what holds for both."""
 
     sentence_end: re.Pattern
+    part_begins: re.Pattern
     clause_end: re.Pattern
     ignore: re.Pattern
     no_lesion: re.Pattern

@@ -281,6 +281,11 @@ def _stripped(text: str) -> str:
     return text[kept[0] : kept[-1] + 1] if kept else text.strip()
 
 
+def _bare(text: str) -> str:
+    """What is left to compare two texts by: lower case, nothing around it."""
+    return _stripped(_plain(text)).lower()
+
+
 def _clauses(text: str) -> list[str]:
     """The clauses of a text without the punctuation between them, cut also where a contrast begins."""
     return _pieces(text, _rules()["clauses"])
@@ -501,7 +506,11 @@ class _Keys:
         ]
 
     def leading(self, text: str, announced: bool, options: Options) -> set[str]:
-        """The key that the text begins with, and what stands beside it: a second key, or another's text."""
+        """The key that the text begins with, and a second one where the text gives another answer too.
+
+        That is a key joined to the first ("A or B"), another option's text right after it ("A. kidney", where
+        the kidney is B), or a sentence that is nothing but another answer.
+        """
         match = self.at_start.match(text)
         if not match or self._is_a_word(text, match, announced) or self._denied(text, match):
             return set()
@@ -509,9 +518,12 @@ class _Keys:
         second = self.joined.match(rest)
         if second:
             return found | {self.names[second["key"].lower()]}
-        first_word = next((start for word, start, _ in _content(rest.lower())), None)
-        named = _texts_named(rest.lower(), options)
-        return found | {key for key, start in named if start == first_word and options[key]}
+        line = rest.partition("\n")[0].lower()
+        first_word = next((start for _, start, _ in _content(line)), None)
+        found |= {key for key, start in _texts_named(line, options) if start == first_word}
+        texts = {_bare(option): key for key, option in options.items() if option}
+        sentences = (_bare(sentence) for sentence in _pieces(rest, _rules()["choice.answer_ends"]))
+        return found | {(self.names | texts)[each] for each in sentences if each in self.names | texts}
 
     def marked(self, text: str) -> set[str]:
         """Keys that are called an option or the answer: "it is B", "选项B", "B项"."""
