@@ -116,12 +116,15 @@ def test_the_answer_space_comes_from_options_then_question_then_reference():
         ({}, "b", "choice", "B"),
         ({}, "high", "level", "high"),
         ({}, "MRI", "text", "MRI"),
+        ({}, "F", "yes/no", "no"),
+        ({}, "对", "true/false", "true"),
         ({}, "No, this is a cyst.", "yes/no", "no"),
         ({"question": asked}, "肾", "choice", "B"),
         ({"question": asked, "options": ["脾", "肾", "肝"]}, "肝", "choice", "C"),
         ({"options": {"1": "liver", "2": "kidney"}}, "kidney", "choice", "2"),
         ({"options": "A.肝 B.肾"}, "肾", "choice", "B"),
         ({"options": ["A. yes", "B. no"]}, "no", "choice", "B"),
+        ({"options": ["A. liver", "(B) kidney"]}, "kidney", "choice", "B"),
         ({"options": []}, "no", "yes/no", "no"),
         ({"question": "囊性还是实性？"}, "实性", "choice", "实性"),
     ]
@@ -133,6 +136,7 @@ def test_the_answer_space_comes_from_options_then_question_then_reference():
 def test_one_of_several_references_is_enough():
     assert read_pair(pair("B", ["A", "B"])).right
     assert not read_pair(pair("C", ["A", "B"])).right
+    assert {read_pair(pair(said, ["no", "MRI"])).kind for said in ("no", "MRI", "CT")} == {"yes/no"}
 
 
 def test_options_written_in_a_question():

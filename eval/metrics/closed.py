@@ -20,7 +20,7 @@ import unicodedata
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import accumulate, zip_longest
 from pathlib import Path
@@ -37,7 +37,7 @@ KINDS = (*POLAR, "choice", "level", "text")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 UNLISTED = LETTERS[:8]  # the options of a question that does not list them
 LONGEST_QUESTION = 2000  # characters of a question that an answer may repeat; chosen, not tuned
-WINDOW = 80  # characters before an option that a denial may stand in; chosen, not tuned
+WINDOW = 80  # characters around a word in which a denial of it is looked for; chosen, not tuned
 
 Options = Mapping[str, str]  # key -> text, "A" -> "liver"; the text is "" where only the letter is known
 
@@ -46,12 +46,13 @@ Options = Mapping[str, str]  # key -> text, "A" -> "liver"; the text is "" where
 class Reading:
     """One closed answer as it was read. `said` is None where it names no side, or more than one."""
 
-    kind: str  # one of KINDS
+    kind: str  # one of KINDS; of several references, the first one's
     truth: str  # "yes" | "false" | "B" | "high"; the reference itself for the kind "text"
     said: str | None
 
     @property
     def right(self) -> bool:
+        """Whether the answer names the true side."""
         return self.said is not None and self.said == self.truth
 
 
@@ -95,7 +96,8 @@ def read_pair(pair: Pair) -> Reading | None:
     for reference in references:
         kind, truth, options = _answer_space(reference, question, _given_options(pair))
         readings.append(Reading(kind, truth, _said(pair.prediction, kind, truth, options, question)))
-    return next((read for read in readings if read.right), readings[0])
+    found = next((read for read in readings if read.right), readings[0])
+    return replace(found, kind=readings[0].kind)  # the same for every system, whatever it answers
 
 
 def read_answer(
@@ -331,8 +333,6 @@ class _Asked:
 def _asked(question: str) -> _Asked:
     rules = _rules()
     text = rules["polar.forms"].sub(" ", _plain(question[:LONGEST_QUESTION]).lower())
-    if not text or _listed(text):
-        return _Asked()
     absence = bool(rules["questions.about_absence"].search(rules["polar.asking"].sub(" ", text)))
     if rules["questions.alternatives"].search(text):
         return _Asked(absence=absence)
@@ -385,7 +385,7 @@ def _plain_words(clauses: Sequence[str]) -> set[str]:
     votes = set()
     for clause in clauses:
         for words, side in (("denied_denial", "yes"), ("says_no", "no"), ("says_yes", "yes")):
-            clause, hits = _rules()[f"polar.{words}"].subn("\0", clause)
+            clause, hits = _rules()[f"polar.{words}"].subn(" ", clause)
             votes |= {side} if hits else set()
     return votes
 
@@ -457,11 +457,8 @@ def _level_votes(part: str, announced: bool) -> set[str]:
 
 def _choice_votes(part: str, announced: bool, options: Options) -> set[str]:
     """The keys that a part names: one that it begins with, else marked letters, else any mention."""
-    listed = _listed(part)
-    for _, _, (start, end) in listed:  # the question's options came back in the answer
+    for _, _, (start, end) in _listed(part):  # the question's options came back in the answer
         part = part[:start] + " " * (end - start) + part[end:]
-    if listed and not _clauses(part):
-        return {key for key, _, _ in listed}
     lettered = _rules()["choice.terms"].sub(_blank, part)
     keys = _keys(tuple(options))
     found = keys.leading(lettered, announced, options) or keys.marked(lettered)
