@@ -11,16 +11,21 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eval.normalization import STEPS
-from eval.pairs import PairError
+from eval.pairs import Pair, PairError
 from eval.profiles import PROFILES
-from eval.scoring import MISSING, Options
+from eval.scoring import MISSING, SECTIONS, Options
 from eval.tokenizers import NAMES as TOKENIZERS
 from models.errors import ModelError
+
+if TYPE_CHECKING:
+    from eval.formats import Read
 
 DONE, INCOMPLETE, REFUSED = 0, 1, 2
 ENDINGS = {".md": "md", ".json": "json", ".csv": "csv", ".tex": "latex"}
@@ -78,47 +83,56 @@ def _score(args: argparse.Namespace) -> int:
     from eval.scoring import score_pairs
     from eval.table import render
 
-    if args.paper and not args.group_by:
-        args.group_by = paper_table(args.paper).group_by
+    _check_targets(args, args.predictions)
+    if args.per_case and len(args.predictions) > 1:
+        raise PairError("--per-case takes one file of predictions; score the systems one by one")
+    paper = paper_table(args.paper) if args.paper else None
+    if paper and not args.group_by:
+        args.group_by = paper.group_by
     options = _options(args)
     results, complete = [], True
     for path in args.predictions:
-        pairs, notes = _read(args, path)
-        result = score_pairs(pairs, options, system=Path(path).stem, inputs=_hashes(path, args.references))
-        complete &= not notes and not result.missing
-        for line in (*notes, *result.warnings):
-            print(f"warning: {Path(path).name}: {line}", file=sys.stderr)
+        read = _read(args, path)
+        pairs = _of_task(read.pairs, paper.task, path) if paper else read.pairs
+        with _named(path):
+            result = score_pairs(
+                pairs, options, system=Path(path).stem, inputs=_hashes(path, args.references)
+            )
+        result = replace(result, warnings=(*read.notes, *result.warnings))
+        complete &= result.complete and not read.extra
+        _warn(path, result.warnings)
         results.append(result)
+    if args.picture:
+        from eval.picture import draw
+
+        draw(results, args.picture, columns=args.columns or None)
     _write(
         args.output,
         render(results, _format(args), layout=args.layout, paper=args.paper, decimals=args.decimals),
     )
     if args.per_case:
-        rows = results[0].cases
-        _write(
-            args.per_case,
-            "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows),
-        )
-    if args.picture:
-        from eval.picture import draw
-
-        draw(results, args.picture, columns=_listed(args.columns) or None)
+        rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in results[0].cases)
+        _write(args.per_case, "".join(f"{row}\n" for row in rows))
     return DONE if complete else INCOMPLETE
 
 
 def _compare(args: argparse.Namespace) -> int:
     from eval.comparison import compare, render
 
+    paths = (args.first, args.second)
+    _check_targets(args, paths)
     options = _options(args)
-    first, second = (_read(args, path) for path in (args.first, args.second))
+    reads = [_read(args, path) for path in paths]
     names = (Path(args.first).stem, Path(args.second).stem)
     if names[0] == names[1]:
-        names = (args.first, args.second)
-    comparison = compare(first[0], second[0], options, names=names, trials=args.trials)
-    for line in (*first[1], *second[1], *comparison.warnings):
+        names = paths
+    comparison = compare(reads[0].pairs, reads[1].pairs, options, names=names, trials=args.trials)
+    notes = [f"{name}: {note}" for name, read in zip(names, reads, strict=True) for note in read.notes]
+    comparison = replace(comparison, notes=(*notes, *comparison.notes))
+    for line in (*comparison.notes, *comparison.warnings):
         print(f"warning: {line}", file=sys.stderr)
     _write(args.output, render(comparison, _format(args)))
-    return DONE if comparison.complete and not (first[1] or second[1]) else INCOMPLETE
+    return DONE if comparison.complete and not any(read.extra for read in reads) else INCOMPLETE
 
 
 def _formats(args: argparse.Namespace) -> int:
@@ -129,37 +143,73 @@ def _formats(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _read(args: argparse.Namespace, path: str) -> tuple[list, list[str]]:
-    """The pairs of a file, and a sentence for all that does not match between it and its references."""
+def _read(args: argparse.Namespace, path: str) -> Read:
     from eval.formats import read_predictions
 
-    read = read_predictions(path, args.references, args.input_format, clean=args.clean)
-    from eval.rows import some
+    return read_predictions(path, args.references, args.input_format, clean=args.clean)
 
-    lines = list(read.notes)
-    if read.missing:
-        lines.append(f"{len(read.missing)} references have no prediction: {some(read.missing)}.")
-    if read.extra:
-        lines.append(f"{len(read.extra)} predictions have no reference and are left out: {some(read.extra)}.")
-    return read.pairs, lines
+
+def _of_task(pairs: Sequence[Pair], task: str | None, path: str) -> Sequence[Pair]:
+    """The pairs of a paper's task, where the cases say what they are."""
+    if task is None or not any("task" in pair.values for pair in pairs):
+        return pairs
+    kept = [pair for pair in pairs if pair.group("task") == task]
+    if not kept:
+        raise PairError(
+            f"{Path(path).name} has no case of the task {task!r}, which this paper's table is about"
+        )
+    return kept
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Errors about what a file holds begin with its name."""
+    try:
+        yield
+    except PairError as error:
+        name = Path(path).name
+        raise PairError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
+
+
+def _warn(path: str, lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"warning: {Path(path).name}: {line}".encode("utf-8", "replace").decode(), file=sys.stderr)
+
+
+def _check_targets(args: argparse.Namespace, inputs: Sequence[str]) -> None:
+    """Before any work: outputs can be written, and none of them is an input."""
+    read = [Path(path) for path in (*inputs, args.references, args.user_dictionary) if path]
+    for flag in ("output", "per_case", "picture"):
+        target = getattr(args, flag, None)
+        if target is None:
+            continue
+        if Path(target).is_dir():
+            raise PairError(f"--{flag.replace('_', '-')} {target} is a folder; name a file")
+        if Path(target).exists() and any(path.exists() and path.samefile(target) for path in read):
+            raise PairError(
+                f"--{flag.replace('_', '-')} {target} is an input and would be lost; choose another"
+            )
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _options(args: argparse.Namespace) -> Options:
     return Options(
-        profiles=_listed(args.profile),
+        profiles=args.profile,
         group_by=args.group_by,
         tokenize=args.tokenize,
         user_dictionary=args.user_dictionary,
-        normalize=_listed(args.normalize),
+        normalize=args.normalize,
         lower=args.lower,
         missing=getattr(args, "missing", "wrong"),
         resamples=args.bootstrap,
         seed=args.seed,
         cluster=args.cluster,
-        iou=tuple(args.iou),
+        iou=args.iou,
+        matching=args.matching,
+        per_structure=args.per_structure,
         bertscore=_scorer(args) if args.bertscore else None,
         per_case=bool(getattr(args, "per_case", None)),
-        sections=_listed(args.sections),
+        sections=args.sections,
     )
 
 
@@ -178,9 +228,30 @@ def _scorer(args: argparse.Namespace) -> Any:
     )
 
 
-def _listed(words: Iterable[str]) -> tuple[str, ...]:
-    """`a b,c` as given on the command line -> (a, b, c)."""
-    return tuple(part for word in words for part in word.split(",") if part)
+def _names(text: str) -> tuple[str, ...]:
+    """`a,b` as given on the command line -> (a, b)."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _thresholds(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in _names(text))
+
+
+def _temperature(text: str) -> float:
+    if not 0 <= float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return float(text)
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    """A whole number of at least `least`."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return int(text)
+
+    return number
 
 
 def _format(args: argparse.Namespace) -> str:
@@ -191,21 +262,30 @@ def _format(args: argparse.Namespace) -> str:
 def _write(path: str | None, text: str) -> None:
     """To a file that stays as it was until the new one is complete, or to the screen."""
     if path is None:
-        print(text, end="")
+        print(text.encode("utf-8", "replace").decode(), end="")
         return
-    target = Path(path)
+    target = Path(path).resolve()
+    mark = b"\xef\xbb\xbf" if target.suffix.lower() == ".csv" else b""  # Excel reads Chinese only with it
+    content = mark + text.encode("utf-8", "replace")
+    if target.exists() and not target.is_file():  # a pipe or a device is written to, not replaced
+        target.write_bytes(content)
+        return
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        mark = b"\xef\xbb\xbf" if target.suffix.lower() == ".csv" else b""  # Excel reads Chinese only with it
-        unfinished.write_bytes(mark + text.encode("utf-8", "replace"))
+        unfinished.write_bytes(content)
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def _hashes(*paths: str | None) -> dict[str, str]:
-    """File name -> sha256, for the receipt."""
-    return {Path(path).name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths if path}
+    """File -> sha256, for the receipt; by its name alone where that tells the files apart."""
+    files = [path for path in paths if path and Path(path).is_file()]
+    short = len({Path(path).name for path in files}) == len(files)
+    return {
+        Path(path).name if short else path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -231,15 +311,15 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="of a set that has several (default test)")
     parser.add_argument("--images", metavar="FOLDER", help="where a set keeps its images, if not beside it")
     parser.add_argument("--output", required=True, help="JSONL of predictions; gone on with if it is there")
-    parser.add_argument("--batch-size", type=int, default=1, help="cases asked together (default 1)")
-    parser.add_argument("--limit", type=int, help="only the first N cases")
+    parser.add_argument("--batch-size", type=_at_least(1), default=1, help="cases asked together (default 1)")
+    parser.add_argument("--limit", type=_at_least(1), help="only the first N cases")
     parser.add_argument(
         "--tell-organ", action="store_true", help="give the case's organ away to the assistant"
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
-    parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--max-new-tokens", type=_at_least(1), default=512)
+    parser.add_argument("--temperature", type=_temperature, default=0.0, help="0 is greedy (default)")
     parser.add_argument(
         "--max-pixels", type=int, default=392 * 392, help="per image; 0 keeps the checkpoint's own"
     )
@@ -259,12 +339,12 @@ def _score_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--paper", help="put a paper's published figures beside ours: echovlm-2 … (marked other images)"
     )
-    parser.add_argument("--decimals", type=int, default=2)
+    parser.add_argument("--decimals", type=_at_least(0), default=2)
     parser.add_argument(
         "--picture", metavar="FILE.png", help="draw the first table as bars with their intervals"
     )
     parser.add_argument(
-        "--columns", nargs="+", default=[], metavar="NAME", help="of the picture (default: all)"
+        "--columns", type=_names, default=(), metavar="NAME,…", help="of the picture (default: all)"
     )
     parser.add_argument(
         "--format", choices=("md", "json", "csv", "latex"), help="default: by --output's ending, else md"
@@ -278,7 +358,7 @@ def _compare_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second")
     _reading_flags(parser)
     _scoring_flags(parser)
-    parser.add_argument("--trials", type=int, default=10_000, help="of approximate randomisation")
+    parser.add_argument("--trials", type=_at_least(1), default=10_000, help="of approximate randomisation")
     parser.add_argument("--format", choices=("md", "json"))
     parser.add_argument("--output", metavar="FILE")
 
@@ -302,28 +382,34 @@ def _reading_flags(parser: argparse.ArgumentParser) -> None:
 def _scoring_flags(parser: argparse.ArgumentParser) -> None:
     names = ", ".join([*PROFILES, "all"])
     parser.add_argument(
-        "--profile", nargs="+", default=["echovlm"], metavar="NAME", help=f"{names} (default echovlm)"
+        "--profile", type=_names, default=("echovlm",), metavar="NAME,…", help=f"{names} (default echovlm)"
     )
     parser.add_argument(
         "--sections",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="only these tables (default: all that apply)",
+        type=_names,
+        default=(),
+        metavar="NAME,…",
+        help=f"only these tables (default: all that apply): a profile, {', '.join(SECTIONS)}",
     )
     parser.add_argument("--group-by", metavar="KEY", help="organ, task, language, meta.vendor …")
     parser.add_argument(
-        "--normalize", nargs="+", default=[], metavar="STEP", help=f"any of {','.join(STEPS)} (default none)"
+        "--normalize",
+        type=_names,
+        default=(),
+        metavar="STEP,…",
+        help=f"any of {','.join(STEPS)} (default none)",
     )
     parser.add_argument("--lower", action="store_true", help="lower-case both sides")
     parser.add_argument("--tokenize", choices=TOKENIZERS, default="jieba")
     parser.add_argument("--user-dictionary", metavar="FILE", help="for jieba; its hash stands in the receipt")
     parser.add_argument(
-        "--bootstrap", type=int, default=1000, metavar="N", help="resamples; 0 for no intervals"
+        "--bootstrap", type=_at_least(0), default=1000, metavar="N", help="resamples; 0 for no intervals"
     )
-    parser.add_argument("--seed", type=int, default=12345)
+    parser.add_argument("--seed", type=_at_least(0), default=12345)
     parser.add_argument("--cluster", metavar="KEY", help="resample whole patients: --cluster patient")
-    parser.add_argument("--iou", type=float, nargs="+", default=[0.5, 0.3])
+    parser.add_argument("--iou", type=_thresholds, default=(0.5, 0.3), help="of boxes (default 0.5,0.3)")
+    parser.add_argument("--matching", choices=("greedy", "hungarian"), default="greedy", help="of boxes")
+    parser.add_argument("--per-structure", action="store_true", help="columns of boxes for each structure")
     group = parser.add_argument_group("BERTScore (needs a model)")
     group.add_argument(
         "--bertscore", metavar="MODEL", help="bert-base-chinese, roberta-large, an id or a folder"
@@ -338,7 +424,10 @@ def _scoring_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--bertscore-language", default="zh", help="whose baseline is taken (default zh)")
     group.add_argument(
-        "--long", choices=("window", "refuse"), default="window", help="texts longer than the model reads"
+        "--long",
+        choices=("window", "refuse", "cut"),
+        default="window",
+        help="texts longer than the model reads",
     )
     group.add_argument("--device", default="auto")
 

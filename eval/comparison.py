@@ -19,7 +19,7 @@ from eval.measure import Measure
 from eval.pairs import Pair, PairError
 from eval.result import MACRO, MICRO
 from eval.rows import some
-from eval.scoring import Measured, Options, cluster_names, group_members, measured
+from eval.scoring import SMALL_GROUP, Measured, Options, cluster_names, group_members, measured
 from eval.significance import approximate_randomisation, holm, paired_bootstrap
 
 LEVEL = 0.05
@@ -58,6 +58,7 @@ class Comparison:
     seed: int
     cluster: str | None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what does not make it incomplete
 
     @property
     def complete(self) -> bool:
@@ -78,6 +79,8 @@ def compare(
     Cases are joined by id. `options` as for scoring; a case without a prediction is a wrong answer.
     """
     options = replace(options or Options(), missing="wrong")
+    if not options.resamples:
+        options = replace(options, resamples=Options.resamples)
     mine, theirs, warnings = _joined(first, second, names)
     sections = _matching(measured(mine, options), measured(theirs, options))
     if not sections:
@@ -94,8 +97,21 @@ def compare(
     adjusted = holm([cell.p_randomisation for cell in tested])
     cells = tuple(replace(cell, p_adjusted=p) for cell, p in zip(tested, adjusted, strict=True))
     return Comparison(
-        *names, cells, len(mine), trials, options.resamples, options.seed, options.cluster, tuple(warnings)
+        *names,
+        cells,
+        len(mine),
+        trials,
+        options.resamples,
+        options.seed,
+        options.cluster,
+        tuple(warnings),
+        tuple(_thin(cells)),
     )
+
+
+def _thin(cells: Sequence[Difference]) -> list[str]:
+    few = [f"{c.section} {c.column}, {c.group} ({c.n})" for c in cells if c.n < SMALL_GROUP]
+    return [f"Fewer than {SMALL_GROUP} cases, so little can be concluded: {some(few)}."] if few else []
 
 
 def _joined(
@@ -161,7 +177,7 @@ def _tested(
     mine, theirs = [first for _, first, _ in here], [second for _, _, second in here]
     drawn = [clusters[i] for i in members] if clusters else None
     ps = approximate_randomisation(mine, theirs, trials, options.seed, drawn)
-    spreads = paired_bootstrap(mine, theirs, options.resamples or 1000, options.seed, drawn)
+    spreads = paired_bootstrap(mine, theirs, options.resamples, options.seed, drawn)
     return [
         Difference(
             name,
@@ -234,9 +250,9 @@ def render(comparison: Comparison, format: str = "md") -> str:
         "",
         f"- {comparison.n} cases in both. p: approximate randomisation, {comparison.trials} trials, "
         f"{swapped} swapped between the systems, seed {comparison.seed}. Interval: paired bootstrap, "
-        f"{comparison.resamples or 1000} resamples. * = below {LEVEL} after Holm's adjustment over "
+        f"{comparison.resamples} resamples. * = below {LEVEL} after Holm's adjustment over "
         f"{len(comparison.cells)} cells.",
-        *(f"- Warning: {warning}" for warning in comparison.warnings),
+        *(f"- Warning: {warning}" for warning in (*comparison.warnings, *comparison.notes)),
     ]
     receipts = {(cell.section, cell.column): cell.receipt for cell in comparison.cells}
     lines += [f"- {section} {column}: {receipt}" for (section, column), receipt in receipts.items()]

@@ -96,7 +96,10 @@ def _references(values: Mapping[str, Any], identity: str) -> tuple[str, ...]:
     found = values.get("reference", values.get("answer"))
     if found is None:
         return ()
-    texts = found if isinstance(found, list) else [found]
+    texts = [
+        str(text) if isinstance(text, int | float) and not isinstance(text, bool) else text
+        for text in (found if isinstance(found, list) else [found])
+    ]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise PairError(f"id {identity!r}: reference {found!r:.60} is neither a text nor a list of texts")
     return tuple(texts)

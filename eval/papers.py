@@ -58,6 +58,7 @@ class PaperTable:
     place: str
     title: str
     group_by: str | None
+    task: str | None  # of our cases, where a table is about one task
     rows: tuple[str, ...]
     columns: str
     within: str | None
@@ -88,7 +89,7 @@ def paper_table(name: str) -> PaperTable:
     table = PaperTable(
         name=name,
         **{key: entry[key] for key in ("paper", "place", "title", "columns")},
-        **{key: entry.get(key) for key in ("group_by", "within")},
+        **{key: entry.get(key) for key in ("group_by", "task", "within")},
         rows=tuple(entry["rows"]),
         groups=tuple(_group(group) for group in entry.get("groups", [{"name": MICRO}])),
         metrics=tuple(_metric(metric, entry["section"]) for metric in entry["metrics"]),

@@ -68,8 +68,9 @@ def _echovlm(texts: Texts) -> Iterable[Measure]:
 
 
 def _llava(texts: Texts) -> Iterable[Measure]:
-    once = texts.cut("llava once", partial(_normalized, texts, times=1))
-    twice = texts.cut("llava twice", partial(_normalized, texts, times=2))
+    words = texts.words
+    once = texts.cut("llava once", lambda text: _normalized(words.tokens(text)))
+    twice = texts.cut("llava twice", lambda text: _normalized(once.tokens(text)))
     grams = twice.shared.grams[0]
     open_ones = _open(texts)
     receipt = _receipt(texts, "words:vqa-norm-2x|like:llava-med-ff616e7")
@@ -94,12 +95,9 @@ def _llava(texts: Texts) -> Iterable[Measure]:
     yield mean("closed by substring", np.where(open_ones, np.nan, found), receipt, share=True)
 
 
-def _normalized(texts: Texts, text: str, times: int) -> list[str]:
-    """LLaVA-Med's words of a text whose tokens are set apart by spaces first."""
-    text = " ".join(texts.tokens(text)).lower()
-    for _ in range(times):
-        text = llava_med.normalize(text)
-    return text.split()
+def _normalized(words: list[str]) -> list[str]:
+    """LLaVA-Med's words of a text whose tokens are set apart by spaces."""
+    return llava_med.normalize(" ".join(words).lower()).split()
 
 
 def _llamafactory(texts: Texts) -> Iterable[Measure]:
@@ -119,7 +117,7 @@ def _llamafactory(texts: Texts) -> Iterable[Measure]:
 def _as_llamafactory_reads(text: str) -> list[str]:
     """jieba's tokens, line breaks among them, as rouge_chinese counts them once they are joined by spaces."""
     if "\n" in text or _DOTS in text:
-        return rouge.chinese_words(" ".join(tokenizers.jieba_spaced(text)))
+        return rouge.chinese_words(" ".join(tokenizers.jieba_whole(text)))
     return [token for token in tokenizers.jieba_spaced(text) if token.strip()]
 
 
@@ -146,7 +144,11 @@ def _swift(texts: Texts) -> Iterable[Measure]:
     details = {"case_scale": 100.0}
     bleu_receipt = f"order:4|weights:cumulative|smooth:m3|{receipt}"
     yield mean("BLEU-4", _rounded(np.where(spoken, values, np.nan)), bleu_receipt, **details)
-    rows = [None if skip else rouge.pltrdy(*words.tokens(row)) for row, skip in enumerate(blank)]
+    both = zip(texts.predictions, texts.references, strict=True)
+    rows = [
+        None if skip else rouge.pltrdy(words.tokens(prediction), words.tokens(reference))
+        for skip, (prediction, reference) in zip(blank, both, strict=True)
+    ]
     for i, name in enumerate(("1", "2", "L")):
         values = texts.best([np.nan if row is None else row[i] for row in rows])
         yield mean(f"ROUGE-{name}", _rounded(values), f"ngrams:sets|like:rouge-1.0.1|{receipt}", **details)

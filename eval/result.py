@@ -69,10 +69,16 @@ class Result:
     seed: int
     resamples: int
     cluster: str | None
+    without_truth: int = 0  # cases that nothing can be compared with
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)  # file -> sha256
     cases: tuple[Mapping[str, Any], ...] = ()  # --per-case: {"id": …, "echovlm": {"BLEU-1": …}}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every case had a prediction and something to be compared with."""
+        return not self.missing and not self.without_truth
 
     def cell(self, section: str, column: str, group: str = MICRO) -> Cell:
         """One cell. KeyError names what there is instead."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 from eval import profiles
 from eval.intervals import bootstrap, percentile, wilson
 from eval.measure import Measure
-from eval.metrics import clinical, closed, detection, grades, levels, planes
+from eval.metrics import agreement, closed, detection, grades, levels, planes
 from eval.pairs import Pair, PairError, pair_of
 from eval.result import MACRO, MICRO, Cell, Column, Group, Result, Section
 from eval.rows import some
@@ -57,6 +57,8 @@ class Options:
     seed: int = 12345
     cluster: str | None = None
     iou: Sequence[float] = (0.5, 0.3)
+    matching: str = "greedy"  # of boxes: greedy or hungarian
+    per_structure: bool = False
     bertscore: Any = None
     per_case: bool = False
     sections: Sequence[str] = field(default_factory=tuple)  # empty: every one that applies
@@ -85,6 +87,12 @@ def score(
     >>> round(result.value("echovlm", "BLEU-1"), 1), round(result.value("clinical", "findings F1"), 1)
     (85.7, 0.0)
     """
+    if isinstance(predictions, str) or isinstance(references, str):
+        raise PairError("expected a list of predictions and a list of references, not one text")
+    if None in references:
+        raise PairError(
+            f"reference {list(references).index(None)} is None; expected a text or a list of texts"
+        )
     if len(predictions) != len(references):
         raise PairError(f"{len(predictions)} predictions for {len(references)} references")
     rows = zip(predictions, references, strict=True)
@@ -109,9 +117,7 @@ def score_pairs(
     scored = kept(pairs, options)
     sections = measured(scored, options)
     if not sections:
-        raise PairError(
-            "no pair has anything to score: no reference or answer text, level, boxes, plane or score"
-        )
+        raise PairError(_nothing(scored, options))
     groups = group_members(scored, options.group_by)
     cells = _Cells(scored, sections, options)
     everyone = np.arange(len(scored))
@@ -123,10 +129,11 @@ def score_pairs(
         n=len(scored),
         empty=sum(map(_is_empty, scored)),
         missing=sum(pair.prediction is None for pair in pairs),
+        without_truth=len(_without_truth(scored)),
         seed=options.seed,
         resamples=options.resamples,
         cluster=options.cluster,
-        warnings=tuple(_warnings(pairs, scored, groups, options)),
+        warnings=tuple(_warnings(pairs, scored, groups, summed, options)),
         versions=versions(),
         inputs=inputs or {},
         cases=tuple(_case_rows(scored, sections)) if options.per_case else (),
@@ -162,8 +169,9 @@ def measured(pairs: Sequence[Pair], options: Options) -> list[Measured]:
         makers["answers"] = ("Exact match and shared tokens", partial(profiles.answer_measures, texts))
     for name, (title, measures) in _OTHERS.items():
         makers[name] = (title, partial(measures, pairs, options))
-    if unknown := set(options.sections) - set(profiles.PROFILES) - {"answers"} - set(_OTHERS):
-        raise ValueError(f"no section is called {sorted(unknown)[0]!r}")
+    if unknown := set(options.sections) - set(profiles.PROFILES) - set(SECTIONS):
+        known = ", ".join([*profiles.PROFILES, *SECTIONS])
+        raise ValueError(f"no section is called {sorted(unknown)[0]!r}; choose from {known}")
     sections = [
         Measured(name, title, make())
         for name, (title, make) in makers.items()
@@ -175,25 +183,29 @@ def measured(pairs: Sequence[Pair], options: Options) -> list[Measured]:
 def _profile(name: str, texts: Texts, options: Options) -> list[Measure]:
     columns = profiles.measures(name, texts)
     if name == "echovlm" and options.bertscore is not None:
-        columns += _bertscore(texts.pairs, options.bertscore)
+        columns += _bertscore(texts, options.bertscore)
     return columns
 
 
-def _bertscore(pairs: Sequence[Pair], scorer: Any) -> list[Measure]:
+def _bertscore(texts: Texts, scorer: Any) -> list[Measure]:
+    """BERTScore of the texts as they were rewritten; the receipt says how."""
     from eval.metrics import bertscore
 
-    return bertscore.measures(pairs, scorer)
+    columns = bertscore.measures(texts.rewritten(), scorer)
+    return [replace(column, receipt=f"{column.receipt}|{texts.signature}") for column in columns]
 
 
 def _detection(pairs: Sequence[Pair], options: Options) -> list[Measure]:
-    return detection.measures(pairs, iou=tuple(options.iou))
+    return detection.measures(
+        pairs, iou=tuple(options.iou), matching=options.matching, per_structure=options.per_structure
+    )
 
 
 _OTHERS: dict[str, tuple[str, Callable[[Sequence[Pair], Options], Sequence[Measure]]]] = {
     "closed": ("Closed questions", lambda pairs, _: closed.measures(pairs)),
     "clinical": (
         "Clinical agreement (facts read from both texts)",
-        lambda pairs, _: clinical.measures(pairs),
+        lambda pairs, _: agreement.measures(pairs),
     ),
     "detection": ("Structures with boxes", _detection),
     "planes": ("Standard planes (several labels)", lambda pairs, _: planes.measures(pairs)),
@@ -202,13 +214,39 @@ _OTHERS: dict[str, tuple[str, Callable[[Sequence[Pair], Options], Sequence[Measu
 }
 
 
+SECTIONS = ("answers", *_OTHERS)  # beside the profiles
+_TRUTHS = ("level", "boxes", "plane", "score")  # what a case may be compared with beside a text
+
+
+def _without_truth(pairs: Sequence[Pair]) -> list[str]:
+    """The ids of pairs that nothing can be compared with."""
+    return [
+        pair.id
+        for pair in pairs
+        if not pair.references and not any(pair.values.get(key) not in (None, []) for key in _TRUTHS)
+    ]
+
+
+def _nothing(pairs: Sequence[Pair], options: Options) -> str:
+    """Why nothing was scored."""
+    if len(_without_truth(pairs)) == len(pairs):
+        found = ", ".join(list(pairs[0].values)[:12]) or "none"
+        return (
+            f"nothing to score: no row has a reference or answer, or one of {', '.join(_TRUTHS)}; "
+            f"the first has the keys {found}. References in another file: --references FILE."
+        )
+    hint = " Closed questions are those with answer_type closed." if "closed" in options.sections else ""
+    return f"no case has anything for the sections {', '.join(options.sections)}.{hint}"
+
+
 def group_members(pairs: Sequence[Pair], group_by: str | None) -> dict[str, np.ndarray]:
     """The indices of each group's pairs, by the group's name in order."""
     if group_by is None:
         return {}
     members: dict[str, list[int]] = {}
     for index, pair in enumerate(pairs):
-        members.setdefault(pair.group(group_by), []).append(index)
+        name = pair.group(group_by)
+        members.setdefault(f"{name} (group)" if name in (MICRO, MACRO) else name, []).append(index)
     if set(members) == {"–"}:
         raise PairError(f"no pair has a key {group_by!r} to group by")
     return {name: np.array(members[name]) for name in sorted(members)}
@@ -241,8 +279,12 @@ class _Cells:
         value = float(measure.of(sums))
         if not n or np.isnan(value):
             return Cell(None, n=n)
-        low, high = self._interval(measure, members, sums)
-        return Cell(value, low, high, n)
+        return Cell(value, *self._interval(measure, members, sums), n)
+
+    def can_vary(self, measure: Measure, members: np.ndarray) -> bool:
+        """Whether resampling can say anything: more than one case or cluster speaks of the measure."""
+        here = members[self._applies[id(measure)][members]]
+        return len({self._clusters[i] for i in here} if self._clusters else here) > 1
 
     def replicates(self, measure: Measure, members: np.ndarray) -> np.ndarray:
         """The figure in every resample, float64 [resamples]."""
@@ -260,7 +302,9 @@ class _Cells:
         if measure.share and self._clusters is None:
             low, high = wilson(round(sums[0]), round(sums[1]))
             return low * measure.scale, high * measure.scale
-        return self.spread(self.replicates(measure, members)) if self.resamples else (None, None)
+        if not self.resamples or not self.can_vary(measure, members):
+            return None, None
+        return self.spread(self.replicates(measure, members))
 
     @staticmethod
     def spread(values: np.ndarray) -> tuple[float | None, float | None]:
@@ -269,7 +313,10 @@ class _Cells:
 
 
 def cluster_names(pairs: Sequence[Pair], key: str) -> list[str]:
-    """The cluster of each pair; a pair without the key is a cluster of its own."""
+    """The cluster of each pair; a pair without the key is a cluster of its own. PairError where none has
+    it."""
+    if all(pair.group(key) == "–" for pair in pairs):
+        raise PairError(f"no pair has a key {key!r} to cluster by")
     return [f"\0{pair.id}" if pair.group(key) == "–" else pair.group(key) for pair in pairs]
 
 
@@ -316,9 +363,9 @@ def _macro(cells: _Cells, section: Measured, groups: dict[str, np.ndarray], rows
             averages[measure.name] = Cell(None)
             continue
         low = high = None
-        if cells.resamples:
+        if cells.resamples and all(cells.can_vary(measure, groups[name]) for name in having):
             drawn = np.array([cells.replicates(measure, groups[name]) for name in having])
-            low, high = cells.spread(np.nanmean(drawn, axis=0))
+            low, high = cells.spread(drawn.mean(axis=0))  # NaN where one of the groups has no figure
         n = sum(row.cells[measure.name].n for row in rows)
         averages[measure.name] = Cell(float(np.mean(values)), low, high, n)
     return Group(
@@ -330,11 +377,26 @@ def _macro(cells: _Cells, section: Measured, groups: dict[str, np.ndarray], rows
     )
 
 
+def _thin(sections: Sequence[Section]) -> list[str]:
+    """Columns behind which there are few cases though the table has many."""
+    overall = [(section, section.groups[-1]) for section in sections]
+    return [
+        f"{section.name} {name} ({cell.n})"
+        for section, row in overall
+        for name, cell in row.cells.items()
+        if 0 < cell.n < SMALL_GROUP <= row.n
+    ]
+
+
 def _is_empty(pair: Pair) -> bool:
     return pair.prediction is not None and not pair.prediction.strip()
 
 
 def _notes(section: Measured, pairs: Sequence[Pair]) -> Iterable[str]:
+    if section.name == "levels":
+        yield _confusion(levels.confusion(pairs), levels.LEVELS, (*levels.LEVELS, "unparsed"))
+    if section.name == "grades":
+        yield _confusion(grades.confusion(pairs), grades.GRADES, (*grades.GRADES, "none"))
     if section.name == "sacrebleu":
         yield "13a cuts at spaces: Chinese text scores about 0 with it whatever it says. Read zh."
     if section.name not in ("echovlm", "llamafactory", "swift", "nltk"):
@@ -347,13 +409,29 @@ def _notes(section: Measured, pairs: Sequence[Pair]) -> Iterable[str]:
         )
 
 
+def _confusion(table: np.ndarray, truths: Sequence[str], stated: Sequence[str]) -> str:
+    """Counts as one line: what was said of the cases of each truth."""
+    rows = [
+        f"{truth}: " + ", ".join(f"{count} {name}" for name, count in zip(stated, row, strict=True))
+        for truth, row in zip(truths, table.tolist(), strict=True)
+    ]
+    return "Cases by truth, and what was said of them. " + " · ".join(rows)
+
+
 def _warnings(
-    pairs: Sequence[Pair], scored: Sequence[Pair], groups: dict[str, np.ndarray], options: Options
+    pairs: Sequence[Pair],
+    scored: Sequence[Pair],
+    groups: dict[str, np.ndarray],
+    sections: Sequence[Section],
+    options: Options,
 ) -> Iterable[str]:
     missing = [pair.id for pair in pairs if pair.prediction is None]
     if missing:
         fate = "counted as wrong" if options.missing == "wrong" else "left out"
         yield f"{len(missing)} of {len(pairs)} cases have no prediction and are {fate}: {some(missing)}."
+    alone = _without_truth(scored)
+    if alone:
+        yield f"{len(alone)} cases have nothing to be compared with and count nowhere: {some(alone)}."
     blank = [pair.id for pair in scored if any(not reference.strip() for reference in pair.references)]
     if blank:
         yield (
@@ -365,6 +443,8 @@ def _warnings(
         yield f"Fewer than {SMALL_GROUP} cases, so little can be concluded: {some(small, 20)}."
     elif not groups and len(scored) < SMALL_GROUP:
         yield f"Only {len(scored)} cases, fewer than {SMALL_GROUP}, so little can be concluded."
+    if thin := _thin(sections):
+        yield f"Fewer than {SMALL_GROUP} cases behind {some(thin, 20)}."
 
 
 def _case_rows(pairs: Sequence[Pair], sections: Sequence[Measured]) -> Iterable[dict[str, Any]]:

@@ -8,6 +8,7 @@ or of groups.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,13 +26,14 @@ class Cut:
     """The rows of a file as tokens, with what they share, counted when first asked for."""
 
     def __init__(self, predictions: list[str], references: list[str], pair: np.ndarray, tokenize: Tokenize):
+        self._predictions, self._references = predictions, references
         self._numbered = Numbered(predictions + references, tokenize)
         self._pair = pair  # int64 [rows]: index of each row's pair
         self._n = len(predictions)
 
-    def tokens(self, row: int) -> tuple[list[str], list[str]]:
-        """The tokens of one row's prediction and reference."""
-        return self._numbered.tokens(row), self._numbered.tokens(self._n + row)
+    def tokens(self, text: str) -> list[str]:
+        """The tokens of one of the texts."""
+        return self._numbered.tokens(text)
 
     @cached_property
     def shared(self) -> Overlap:
@@ -47,13 +49,14 @@ class Cut:
     def bleu_counts(self, pairs: int) -> np.ndarray:
         """float64 [pairs, 10] for `eval.metrics.bleu`, the references of a pair taken together as BLEU
         does."""
-        rows = bleu.counts(self.shared)
-        counts = np.zeros((pairs, rows.shape[1]))
-        counts[self._pair] = rows
+        counted = bleu.counts(self.shared)
+        counts = np.zeros((pairs, counted.shape[1]))
+        counts[self._pair] = counted
         several = np.flatnonzero(np.bincount(self._pair, minlength=pairs) > 1)
         for index in several:
-            sides = [self.tokens(row) for row in np.flatnonzero(self._pair == index)]
-            counts[index] = bleu.counts_of_several(sides[0][0], [reference for _, reference in sides])
+            rows = np.flatnonzero(self._pair == index)
+            references = [self.tokens(self._references[row]) for row in rows]
+            counts[index] = bleu.counts_of_several(self.tokens(self._predictions[rows[0]]), references)
         return counts
 
 
@@ -70,7 +73,7 @@ class Texts:
         lower: bool = False,
     ):
         self.pairs = pairs
-        rewrite = normalizer(normalize, lower=lower)
+        self._rewrite = rewrite = normalizer(normalize, lower=lower)
         self.signature = signature(normalize, lower=lower)
         self.tokens, self.token_signature = tokenizers.tokenizer(tokenize, user_dictionary)
         rows = [(i, reference) for i, pair in enumerate(pairs) for reference in pair.references]
@@ -82,6 +85,17 @@ class Texts:
     def __len__(self) -> int:
         """How many rows there are."""
         return len(self.pair)
+
+    def rewritten(self) -> list[Pair]:
+        """The pairs with both texts rewritten as asked."""
+        return [
+            replace(
+                pair,
+                prediction=None if pair.prediction is None else self._rewrite(pair.prediction),
+                references=tuple(map(self._rewrite, pair.references)),
+            )
+            for pair in self.pairs
+        ]
 
     @property
     def words(self) -> Cut:

@@ -52,9 +52,13 @@ def tokenizer(name: str = "jieba", user_dictionary: str | Path | None = None) ->
     return {"char": _characters, "zh": _zh, "13a": _13a, "ws": str.split}[name], name
 
 
+def jieba_whole(text: str) -> list[str]:
+    """jieba's tokens with all of white space kept, as `jieba.lcut` returns them: joined they are the text."""
+    return _python_jieba().lcut(text)
+
+
 def jieba_spaced(text: str) -> list[str]:
-    """jieba's tokens with those of white space kept, except single spaces: what ms-swift and
-    LLaMA-Factory count."""
+    """jieba's tokens with those of white space kept, except single spaces: what ms-swift counts."""
     if _SPACE_BUT_BLANK.search(text):
         return [token for token in _python_jieba().lcut(text) if token.strip(" ")]
     return _cut(text)
@@ -128,7 +132,7 @@ def _user_jieba(words: bytes) -> Tokenize:
 
 
 def _characters(text: str) -> list[str]:
-    return [character for character in text if not character.isspace()]
+    return list("".join(text.split()))
 
 
 class _SetApart(dict):

@@ -87,10 +87,14 @@ class Backbone:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device `name` stands for; DeviceUnavailable when this machine has not got it."""
+    """The device `name` stands for; DeviceUnavailable when this machine has not got it, ValueError
+    for a word that names none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is not one of auto, cpu, cuda, cuda:0 …") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceUnavailable(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA GPUs. Use --device cpu.",

@@ -47,7 +47,7 @@ def test_reference_answer_and_aliases(tmp_path):
             "no key prediction; found id, predicton, reference",
         ),
         ([{"id": "a", "prediction": 3}], "line 1: id 'a': prediction 3 is not a text"),
-        ([{"id": "a", "prediction": "x", "reference": 3}], "reference 3 is neither a text nor a list"),
+        ([{"id": "a", "prediction": "x", "reference": True}], "reference True is neither a text nor a list"),
         ([{"id": "a", "prediction": "x", "reference": []}], "reference [] is neither a text nor a list"),
         (
             [{"id": "a", "prediction": "x"}, {"id": "b", "prediction": "x"}, {"id": "a", "prediction": "y"}],

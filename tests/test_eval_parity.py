@@ -153,6 +153,7 @@ CLINICAL = (
 WORDS = [".......", "…", "什么？好", "结节", "低回声", "未见", "，", "。", "边界", "清晰", "1.7cm"]
 WORDS += ["no", "The", "the", "a-b", "don't", "dont", "one", "?", "......"]
 texts_of = st.one_of(
+    st.lists(st.sampled_from([" ", "\n", "  ", "结节", "。", "左叶"]), max_size=12).map("".join),
     st.text(st.sampled_from(CLINICAL), max_size=40),
     st.lists(st.sampled_from(WORDS), max_size=25).map("".join),
     st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join),

@@ -123,7 +123,7 @@ def test_every_table_that_the_cases_allow_appears():
 
 
 def test_what_cannot_be_scored_is_refused():
-    with pytest.raises(PairError, match="no pair has anything to score"):
+    with pytest.raises(PairError, match="nothing to score: no row has a reference"):
         score_pairs([Pair("a", "text", ())])
     with pytest.raises(PairError, match="no pair has a key 'organ'"):
         score_pairs([pair(0, "a", "b")], Options(group_by="organ"))
@@ -314,3 +314,134 @@ def test_a_failed_case_is_named_and_the_code_says_so(tmp_path, capsys):
 def test_formats_says_what_a_file_is(predictions, capsys):
     assert main(["formats", str(predictions)]) == DONE
     assert "3" in capsys.readouterr().out
+
+
+def test_flags_with_several_values_do_not_swallow_the_file(predictions, capsys):
+    flags = [
+        "--profile",
+        "echovlm,llava",
+        "--normalize",
+        "nfkc,punct",
+        "--sections",
+        "llava",
+        "--bootstrap",
+        "0",
+    ]
+    assert main(["score", *flags, str(predictions)]) == DONE
+    out = capsys.readouterr().out
+    assert "norm:nfkc+punct" in out and "BLEU-uniform" in out and "METEOR" not in out
+
+
+def test_complete_references_and_cleaning_are_no_reason_for_code_1(tmp_path, capsys):
+    (tmp_path / "said.jsonl").write_text('{"id": "a", "prediction": "<think>x</think>结节"}\n', "utf-8")
+    (tmp_path / "truth.jsonl").write_text('{"id": "a", "images": [], "answer": "结节"}\n', "utf-8")
+    command = [
+        "score",
+        str(tmp_path / "said.jsonl"),
+        "--references",
+        str(tmp_path / "truth.jsonl"),
+        "--clean",
+    ]
+    assert main([*command, "--format", "json", "--bootstrap", "0"]) == DONE
+    written = json.loads(capsys.readouterr().out)
+    assert written["systems"][0]["sections"]["answers"]["groups"][MICRO]["cells"]["EM"]["value"] == 100
+    notes = " ".join(written["warnings"])
+    assert "truth.jsonl" in notes and "Markup taken out" in notes  # what reading did stands in the result
+
+
+def test_a_row_without_a_reference_is_named(tmp_path, capsys):
+    rows = '{"id": "a", "prediction": "x", "reference": "x"}\n{"id": "lost", "prediction": "x"}\n'
+    (tmp_path / "p.jsonl").write_text(rows, "utf-8")
+    assert main(["score", str(tmp_path / "p.jsonl"), "--bootstrap", "0"]) == INCOMPLETE
+    assert "1 cases have nothing to be compared with and count nowhere: lost." in capsys.readouterr().out
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "prediction": "x", "referense": "x"}\n', "utf-8")
+    assert main(["score", str(tmp_path / "q.jsonl")]) == REFUSED
+    err = capsys.readouterr().err
+    assert "q.jsonl" in err and "referense" in err
+
+
+def test_no_input_is_overwritten_and_pipes_are_written_to(predictions, tmp_path, capsys):
+    before = predictions.read_bytes()
+    for flag in ("--output", "--per-case", "--picture"):
+        assert main(["score", str(predictions), flag, str(predictions)]) == REFUSED
+        assert main(["score", str(predictions), flag, str(tmp_path)]) == REFUSED
+    assert predictions.read_bytes() == before
+    link = tmp_path / "link.md"
+    link.symlink_to(tmp_path / "real.md")
+    assert main(["score", str(predictions), "--output", str(link), "--bootstrap", "0"]) == DONE
+    assert link.is_symlink() and "BLEU-1" in (tmp_path / "real.md").read_text("utf-8")
+    assert main(["score", str(predictions), "--output", "/dev/null", "--bootstrap", "0"]) == DONE
+    assert Path("/dev/null").is_char_device()
+    new = tmp_path / "new" / "folder" / "t.md"
+    assert main(["score", str(predictions), "--output", str(new), "--bootstrap", "0"]) == DONE
+    assert new.is_file()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--cluster", "patint"],
+        ["--bootstrap", "-5"],
+        ["--seed", "-1"],
+        ["--decimals", "-1"],
+        ["--sections", "nothing"],
+        ["--iou", "x"],
+    ],
+)
+def test_slips_in_options_are_refused(predictions, flags, capsys):
+    try:
+        assert main(["score", str(predictions), *flags]) == REFUSED
+    except SystemExit as caught:
+        assert caught.code == REFUSED
+    assert flags[1].lstrip("-") in capsys.readouterr().err
+
+
+def test_per_case_scores_are_of_one_system(predictions, tmp_path, capsys):
+    assert (
+        main(["score", str(predictions), str(predictions), "--per-case", str(tmp_path / "c.jsonl")])
+        == REFUSED
+    )
+    assert "one file" in capsys.readouterr().err
+
+
+def test_one_case_has_no_interval_and_few_cases_behind_a_column_are_warned_about():
+    pairs = [pair(0, REPORT, REPORT, organ="thyroid")]
+    pairs += [pair(i, "x", "y", organ="liver") for i in (1, 2)]
+    one = score_pairs(pairs, Options(group_by="organ"))
+    for name in ("thyroid", MACRO):
+        cell = one.cell("echovlm", "BLEU-1", name)
+        assert cell.value is not None and (cell.low, cell.high) == (None, None)
+    graded = "BI-RADS 3类。" + REPORT
+    pairs = [pair(i, text, text) for i, text in enumerate([graded, *[REPORT] * 39])]
+    assert any("clinical RADS F1 (1)" in warning for warning in score_pairs(pairs).warnings)
+
+
+def test_a_group_may_be_called_like_an_average():
+    pairs = [pair(0, "x", "x", organ=MICRO), pair(1, "x", "y", organ="liver")]
+    names = [group.name for group in score_pairs(pairs, Options(group_by="organ")).sections[0].groups]
+    assert names == [f"{MICRO} (group)", "liver", MACRO, MICRO]
+
+
+def test_a_papers_table_takes_only_its_task(tmp_path, capsys):
+    rows = [
+        {"id": str(i), "prediction": REPORT, "reference": REPORT, "organ": "thyroid", "task": task}
+        for i, task in enumerate(["report", "report", "diagnosis"])
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    command = ["score", str(tmp_path / "p.jsonl"), "--bootstrap", "0", "--format", "json", "--paper"]
+    assert main([*command, "echovlm-2"]) == DONE
+    assert json.loads(capsys.readouterr().out)["systems"][0]["n"] == 2
+    assert main([*command, "echovlm-4"]) == REFUSED
+    assert "'vqa'" in capsys.readouterr().err
+
+
+def test_the_library_refuses_what_is_no_list_of_texts():
+    with pytest.raises(PairError, match="reference 0 is None"):
+        score(["x"], [None])
+    with pytest.raises(PairError, match="not one text"):
+        score("abc", "abd")
+
+
+def test_confusion_stands_under_the_levels():
+    pairs = [Pair(str(i), "", (), {"level": "low", "prediction_level": "high"}) for i in range(3)]
+    assert "low: 0 low, 0 medium, 3 high, 0 unparsed" in score_pairs(pairs).sections[0].notes[0]

@@ -1,14 +1,13 @@
-"""Clinical facts read out of a report, and whether two reports agree on them.
+"""Clinical facts read out of a report: what it says is there, and what it denies.
 
-Overlap metrics reward a report that says the opposite in the same words ("left" for "right", 可见 for 未见).
-Here a Chinese or English report or diagnosis is read by rules (clinical.yaml) for what a clinician acts on:
-organ, side, lesion or none, its echogenicity and size, RADS category, and findings stated or denied.
-Negation works as in NegEx (Chapman et al. 2001): a trigger, its reach, what ends it. Agreement is precision,
-recall and F1 over facts, as CheXpert's labels (Irvin et al. 2019) are used for reports of chest films.
+A Chinese or English report or diagnosis is read by rules (clinical.yaml) for what a clinician acts on: organ,
+side, lesion or none, its echogenicity and size, RADS category, and findings stated or denied. Negation works
+as in NegEx (Chapman et al. 2001): a trigger, its reach, what ends it. What was there and is gone ("no longer
+seen", 已消失) is denied; what is doubtful ("probably", "cannot be excluded", 不除外) is stated.
 
-Knows nothing of models, files or the simulator: any report will do. It knows only the words in clinical.yaml;
-it does not say which of several lesions a fact belongs to, does not read margins and shapes, and takes
-"probably" for "yes".
+Knows nothing of models, files, the simulator or a second report (`eval.metrics.agreement` compares two). It
+knows only the words in clinical.yaml; it does not say which of several lesions a fact belongs to and does
+not read margins and shapes.
 """
 
 from __future__ import annotations
@@ -25,23 +24,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import yaml
 
-from eval.measure import Measure, f_score, ratio
-from eval.pairs import Pair
-
 RULES = Path(__file__).with_suffix(".yaml")
-ASPECTS = {  # of Statements -> of a column
-    "organ": "organ",
-    "side": "side",
-    "lesion": "lesion",
-    "kind": "kind",
-    "size": "size",
-    "rads": "RADS",
-    "findings": "findings",
-}
-TOLERANCE = 0.1  # of the true diameter; chosen, not tuned
 _NEAR = 60  # characters in which a size looks back for what it measures
 _LISTED = 5  # characters between the sizes of a list: "、", " and "
 _CHINESE = re.compile("[一-鿿]")
@@ -55,6 +40,7 @@ _PATTERNS = (  # of a language in clinical.yaml, each one list
     "no_lesion",
     "no_finding",
     "unsaid",
+    "uncertain",
     "negations",
     "negation_stops",
     "negated_after",
@@ -87,9 +73,6 @@ class Statements:
     size: frozenset[tuple[float, ...]] = frozenset()  # of every lesion: diameters in mm, largest first
     rads: frozenset[str] = frozenset()  # "BI-RADS 4A"
     findings: frozenset[tuple[str, bool]] = frozenset()  # ("flow", False): denied
-
-
-_NOTHING = Statements()
 
 
 def facts(text: str) -> Facts:
@@ -130,91 +113,9 @@ def statements(text: str) -> Statements:
     )
 
 
-def measures(pairs: Sequence[Pair], *, every: bool = False) -> list[Measure]:
-    """Agreement on clinical facts as columns, one row of counts for each pair.
-
-    F1 for each of ASPECTS, with precision and recall for the findings; "flips", the share of findings named
-    by both that the prediction turns round; "clinical F1" over all facts together. A text gives at most one
-    organ and one verdict on the lesion, and mostly one side, kind, size and category, so their precision and
-    recall say little that F1 does not; `every` adds them. A prediction of None or blank states nothing. Of
-    several references the one that agrees best counts; a pair whose references are blank counts nowhere.
-    """
-    texts = {text for pair in pairs for text in (*pair.references, pair.prediction or "") if text.strip()}
-    said = {text: statements(text) for text in texts}
-    counts = np.zeros((len(pairs), len(ASPECTS), 3))
-    turned = np.zeros((len(pairs), 2))
-    for row, pair in enumerate(pairs):
-        predicted = said.get(pair.prediction or "", _NOTHING)
-        compared = [
-            (_agreement(predicted, said[text]), said[text]) for text in pair.references if text in said
-        ]
-        if compared:
-            counts[row], best = max(compared, key=lambda found: _overall(found[0], predicted))
-            turned[row] = _flips(predicted.findings, best.findings)
-    return _columns(counts, turned, every)
-
-
-def _columns(counts: np.ndarray, turned: np.ndarray, every: bool) -> list[Measure]:
-    receipt = f"rules:{_digest()}|facts:each once|size:±{TOLERANCE:.0%}|references:best".replace("%", " %")
-    columns: list[Measure] = []
-    aspects = {title: counts[:, index] for index, title in enumerate(ASPECTS.values())}
-    for title, rows in {**aspects, "clinical": counts.sum(axis=1)}.items():
-        if title == "clinical":
-            columns.append(Measure("flips", turned, ratio, receipt, lower_is_better=True))
-        if every or title == "findings":
-            columns.append(Measure(f"{title} P", rows, _precision, receipt))
-            columns.append(Measure(f"{title} R", rows[:, [0, 2]], ratio, receipt))
-        columns.append(Measure(f"{title} F1", rows, f_score, receipt))
-    return columns
-
-
-def _precision(sums: np.ndarray) -> np.ndarray:
-    """Counts (right, stated, true) -> right of stated; 0 where nothing is stated of what is true."""
-    right, stated, true = np.moveaxis(sums, -1, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(stated > 0, right / stated, np.where(true > 0, 0.0, np.nan))
-
-
-def _agreement(predicted: Statements, true: Statements) -> list[tuple[int, int, int]]:
-    """(right, stated, true) for each of ASPECTS."""
-    rows = []
-    for aspect in ASPECTS:
-        stated, wanted = getattr(predicted, aspect), getattr(true, aspect)
-        right = _matching_sizes(stated, wanted) if aspect == "size" else len(stated & wanted)
-        rows.append((right, len(stated), len(wanted)))
-    return rows
-
-
-def _overall(rows: list[tuple[int, int, int]], predicted: Statements) -> float:
-    """F1 over all aspects. Two texts without facts agree, unless one of them is no answer."""
-    right, stated, true = map(sum, zip(*rows, strict=True))
-    if stated + true:
-        return 2 * right / (stated + true)
-    return 1.0 if predicted is not _NOTHING else -1.0
-
-
-def _flips(stated: frozenset[tuple[str, bool]], true: frozenset[tuple[str, bool]]) -> tuple[int, int]:
-    """(findings that the prediction shows and the reference only denies, or the reverse; named in both)."""
-    shared = {name for name, _ in stated} & {name for name, _ in true}
-    return len({name for name, _ in stated - true} & shared), len(shared)
-
-
-def _matching_sizes(stated: frozenset[tuple[float, ...]], true: frozenset[tuple[float, ...]]) -> int:
-    """How many sizes agree: equal ones first, then each with the nearest of those that are left."""
-    left = sorted(true - stated)
-    right = len(true) - len(left)
-    for size in sorted(stated - true):
-        same = [other for other in left if _same_size(size, other)]
-        if same:
-            left.remove(min(same, key=lambda other: abs(size[0] - other[0])))
-            right += 1
-    return right
-
-
-def _same_size(stated: tuple[float, ...], true: tuple[float, ...]) -> bool:
-    """Whether the largest diameters that both give are within TOLERANCE of the true ones."""
-    pairs = zip(stated, true, strict=False)
-    return all(abs(size - wanted) <= TOLERANCE * wanted + 1e-9 for size, wanted in pairs)
+def digest() -> str:
+    """Eight hex digits that change with the rules."""
+    return hashlib.sha256(RULES.read_bytes()).hexdigest()[:8]
 
 
 class _Hit(NamedTuple):
@@ -276,7 +177,7 @@ def _verdict(page: _Page) -> bool | None:
 
 def _lesions(page: _Page) -> list[_Lesion]:
     """The first mention in each sentence that describes a lesion; without any, the first mention of one."""
-    lesions = [_Lesion(sentence, page.stated("lesion", sentence)[0]) for sentence in page.places("lesion")]
+    lesions = [_Lesion(sentence, _mention(page, sentence)) for sentence in page.places("lesion")]
     described = [
         lesion
         for lesion in lesions
@@ -284,6 +185,16 @@ def _lesions(page: _Page) -> list[_Lesion]:
         or any(kind.name != "bright" for kind in page.stated("kinds", lesion.sentence))
     ]
     return described or lesions[:1]
+
+
+def _mention(page: _Page, sentence: int) -> _Hit:
+    """Where a sentence first speaks of its lesion: of "strong echo, with shadow, likely a stone" the echo."""
+    named = page.stated("lesion", sentence)[0]
+    readings = page.stated("reading", sentence)
+    if any(word.clause == named.clause and word.start < named.start for word in readings):
+        seen = (kind for kind in page.stated("kinds", sentence) if kind.clause < named.clause)
+        return next(seen, named)
+    return named
 
 
 def _kind(page: _Page, lesion: _Lesion) -> str | None:
@@ -512,6 +423,7 @@ class _Layout:
 
     def __init__(self, rules: _Rules, text: str):
         self.text, self.rules = text, rules
+        self._certain = _blanked(rules.uncertain, text)
         clauses = list(_spans(text, 0, len(text), rules.clause_end))
         self.clauses = [start for start, _ in clauses] or [0]
         reach = clauses if rules.negation_reaches == "clause" else [(0, len(text))]
@@ -519,13 +431,13 @@ class _Layout:
         self._unsaid = [
             (match.start(), end)
             for start, end in clauses
-            for match in [rules.unsaid.search(text, start, end)]
+            for match in [rules.unsaid.search(self._certain, start, end)]
             if match
         ]
 
     def _negated(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """What the negations between start and end reach: each up to its stop. The spans do not overlap."""
-        while trigger := self.rules.negations.search(self.text, start, end):
+        while trigger := self.rules.negations.search(self._certain, start, end):
             stop = self.rules.negation_stops.search(self.text, trigger.end(), end)
             start = stop.start() if stop else end
             yield trigger.start(), start
@@ -542,7 +454,7 @@ class _Layout:
             return
         name, denied = family.meaning(match)
         if family.deniable and (
-            _within(self._denied, end - 1) or self.rules.negated_after.match(self.text, end)
+            _within(self._denied, end - 1) or self.rules.negated_after.match(self._certain, end)
         ):
             denied = not denied
         yield _Hit(name, denied, start, end, self.clause(start))
@@ -607,6 +519,7 @@ class _Rules:
     no_lesion: re.Pattern
     no_finding: re.Pattern
     unsaid: re.Pattern
+    uncertain: re.Pattern
     negations: re.Pattern
     negation_stops: re.Pattern
     negated_after: re.Pattern
@@ -626,11 +539,6 @@ class _Rules:
 @cache
 def _data() -> dict:
     return yaml.safe_load(RULES.read_text(encoding="utf-8"))
-
-
-@cache
-def _digest() -> str:
-    return hashlib.sha256(RULES.read_bytes()).hexdigest()[:8]
 
 
 @cache
@@ -663,6 +571,7 @@ def _families(spoken: dict) -> Iterator[tuple[str, _Family]]:
     yield "calcium", _family({"calcium": spoken["calcium"]}, "lesion")
     yield "findings", _family(spoken["findings"], "finding")
     yield "normal", _family({"normal": spoken["normal"]})
+    yield "reading", _family({"reading": spoken["reading"]}, deniable=False)
     for name in ("organs", "laterality"):
         yield name, _family(spoken[name], deniable=False)
     for organ, table in spoken["sides"].items():

@@ -327,6 +327,7 @@ class _Asked:
     words: tuple[str, ...] = ()
     characters: str = ""
     absence: bool = False  # "is it normal?": "no lesion is seen" does not deny it
+    side: str = ""  # "left" or "right" where the question names that side only
 
 
 @lru_cache(maxsize=4096)
@@ -334,13 +335,19 @@ def _asked(question: str) -> _Asked:
     rules = _rules()
     text = rules["polar.forms"].sub(" ", _plain(question[:LONGEST_QUESTION]).lower())
     absence = bool(rules["questions.about_absence"].search(rules["polar.asking"].sub(" ", text)))
+    sides = _sides_named(text)
+    side = sides.pop() if len(sides) == 1 else ""
     if rules["questions.alternatives"].search(text):
-        return _Asked(absence=absence)
+        return _Asked(absence=absence, side=side)
     english = rules["questions.en"].search(text)
     chinese = rules["questions.zh_whether"].search(text) or rules["questions.zh_ma"].search(text)
     words = tuple(word for word, _, _ in _content(english["asked"])) if english else ()
     characters = rules["questions.trailing"].sub("", chinese["asked"].strip()) if chinese else ""
-    return _Asked(words, characters, absence)
+    return _Asked(words, characters, absence, side)
+
+
+def _sides_named(text: str) -> set[str]:
+    return {side for side in ("left", "right") if _rules()[f"questions.sides.{side}"].search(text)}
 
 
 def _polar_votes(part: str, announced: bool, asked: _Asked) -> set[str]:
@@ -360,6 +367,8 @@ def _polar_votes(part: str, announced: bool, asked: _Asked) -> set[str]:
     votes = (_plain_words(clauses[:1]) if announced else set()) or _plain_words(clauses)
     if votes or not told:
         return votes
+    sentences = _about_the_side(sentences, asked.side)
+    clauses = [_reworded(clause, asked) for sentence in sentences for clause in sentence]
     return _repeated(clauses, asked) or (set() if announced else _statement(sentences[:1], asked))
 
 
@@ -390,13 +399,34 @@ def _plain_words(clauses: Sequence[str]) -> set[str]:
     return votes
 
 
+def _about_the_side(sentences: Sequence[Sequence[str]], side: str) -> list[list[str]]:
+    """The sentences without the clauses about the other side than the one that was asked about."""
+    kept, at = [], {side}
+    for sentence in sentences:
+        here = []
+        for clause in sentence:
+            at = (side and _sides_named(clause)) or at
+            here += [clause] if side in at else []
+        kept += [here] if here else []
+    return kept
+
+
+def _reworded(clause: str, asked: _Asked) -> str:
+    """The clause in the question's own word: asked 是否清晰, said 边界模糊, read 边界不清晰."""
+    for asks, said, met_as in _rules()["reworded"]:
+        word = asks.search(asked.characters or " ".join(asked.words))
+        clause = said.sub(met_as.replace("WORD", word.group()), clause) if word else clause
+    return clause
+
+
 def _repeated(clauses: Sequence[str], asked: _Asked) -> set[str]:
     """The sides taken by clauses that repeat what was asked for, denied or not.
 
     "Normal in size, with a nodule" does not say that the liver is normal: where the question asks whether all
-    is well, only an answer of one clause counts.
+    is well, only an answer of one clause counts, or one whose every clause says so.
     """
-    if asked.absence and len(clauses) != 1:
+    well = _rules()["questions.well"]
+    if asked.absence and len(clauses) > 1 and not all(well.search(clause) for clause in clauses):
         return set()
     found = [_repeats_words(clause, asked.words) for clause in clauses if asked.words]
     found += [_repeats_characters(clause, asked.characters) for clause in clauses if asked.characters]
@@ -409,9 +439,15 @@ def _repeats_words(clause: str, asked: tuple[str, ...]) -> str | None:
     words = [word for word, _, _ in content]
     if not words or not (set(asked) <= set(words) or (set(words) <= set(asked) and words[-1] == asked[-1])):
         return None
-    for word in filter(_rules()["polar.denials"].fullmatch, asked):  # asked whether something is absent
-        clause = clause.replace(word, "x" * len(word))
-    denied = any(_denied(clause, start, end, "polar") for word, start, end in content if word in asked)
+    order = list(dict.fromkeys(word for word in words if word in asked))
+    if _rules()["questions.compares"].search(" ".join(asked)) and order != sorted(order, key=asked.index):
+        return None
+    spans = [(start, end) for word, start, end in content if word in asked]
+    letters = list(clause)
+    for start, end in spans:  # asked whether something is absent, or has resolved: these words deny nothing
+        letters[start:end] = "x" * (end - start)
+    clause = "".join(letters)
+    denied = any(_denied(clause, start, end, "polar") for start, end in spans)
     return "no" if denied else "yes"
 
 
@@ -469,7 +505,20 @@ def _choice_votes(part: str, announced: bool, options: Options) -> set[str]:
     for end in ((first.start(),) if first else ()) + (len(part),):
         texts = _texts_named(part[:end].lower(), options)
         found = found or keys.loose(lettered[:end]) | {key for key, _ in texts}
-    return found
+    return found or _on_a_scale(part, options)
+
+
+def _on_a_scale(part: str, options: Options) -> set[str]:
+    """The keys whose bare value is a clause of the part ("4b"), where all options are values of one scale."""
+    if not all(_rules()["choice.scale"].search(_plain(text).lower()) for text in options.values()):
+        return set()
+    said = [_values(clause) for clause in _clauses(part)]
+    return {key for key, text in options.items() if _values(_plain(text)) in said}
+
+
+def _values(text: str) -> list[str]:
+    """The words of a text without the names of scales: "BI-RADS 4B类" -> ["4b"]."""
+    return [word for word, _, _ in _words(_rules()["choice.scale_words"].sub(" ", text.lower()))]
 
 
 def _blank(match: re.Match) -> str:
@@ -624,6 +673,10 @@ def _rules() -> dict[str, Any]:
     tags = "|".join(data["clean"]["thought"])
     rules["clean.thought_begins"] = re.compile(f"<(?:{tags})>", re.I)
     rules["clean.thought_ends"] = re.compile(f"</(?:{tags})>", re.I)
+    rules["reworded"] = [
+        (re.compile(asked, re.I | re.A), re.compile(said, re.I | re.A), met_as)
+        for asked, said, met_as in data["questions"]["reworded"]
+    ]
     ends = [rules[f"clean.{name}"].pattern for name in ("sentence_end", "clause_end", "contrast")]
     rules["clauses"] = re.compile("|".join(ends), re.I | re.A)
     rules["offered"] = [data["questions"][f"offered_{side}"] for side in ("after", "before")]

@@ -31,14 +31,14 @@ _PERIODS_A_PASS = 32  # the script passes re.UNICODE where re.sub takes a count
 
 def normalize(text: str) -> str:
     """One pass of the script's `normalize_word`."""
-    lists = _word_lists()
     text = _without_marks(text)
     if "." in text:
         text = _PERIOD.sub("", text, count=_PERIODS_A_PASS)
     words = text.lower().split()
-    numbered = [lists["numbers"].get(word, word) for word in words]
-    kept = [word for word in numbered if word not in lists["articles"]]
-    return " ".join(lists["contractions"].get(word, word) for word in kept).replace(",", "")
+    table = _replacements()
+    if not table.keys().isdisjoint(words):
+        words = [new for word in words if (new := table.get(word, word))]
+    return " ".join(words).replace(",", "")
 
 
 def _without_marks(text: str) -> str:
@@ -55,8 +55,11 @@ def _without_marks(text: str) -> str:
 
 
 @cache
-def _word_lists() -> dict:
-    return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+def _replacements() -> dict[str, str]:
+    """What becomes of a word: number words become digits, articles nothing, contractions get their
+    apostrophe."""
+    lists = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+    return lists["contractions"] | lists["numbers"] | dict.fromkeys(lists["articles"], "")
 
 
 def exact(words: Grams) -> np.ndarray:

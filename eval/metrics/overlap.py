@@ -73,12 +73,12 @@ class Numbered:
     def __init__(self, texts: Sequence[str], tokenize: Callable[[str], Sequence[str]]):
         numbers: defaultdict[str, int] = defaultdict()
         numbers.default_factory = numbers.__len__
-        known: dict[str, np.ndarray] = {}
+        self._known: dict[str, np.ndarray] = {}
         for text in texts:
-            if text not in known:
+            if text not in self._known:
                 tokens = tokenize(text)
-                known[text] = np.fromiter(map(numbers.__getitem__, tokens), np.int32, len(tokens))
-        self.texts = [known[text] for text in texts]
+                self._known[text] = np.fromiter(map(numbers.__getitem__, tokens), np.int32, len(tokens))
+        self.texts = [self._known[text] for text in texts]
         self.vocabulary = list(numbers)
 
     def lower(self) -> Texts:
@@ -90,9 +90,9 @@ class Numbered:
         table = np.array(folded, np.int32)
         return [table[text] for text in self.texts]
 
-    def tokens(self, index: int) -> list[str]:
-        """The tokens of one text."""
-        return [self.vocabulary[number] for number in self.texts[index]]
+    def tokens(self, text: str) -> list[str]:
+        """The tokens of one of the texts."""
+        return [self.vocabulary[number] for number in self._known[text].tolist()]
 
 
 def overlap(predictions: Texts, references: Texts, *, subsequence: bool = True) -> Overlap:
