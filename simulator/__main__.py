@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,16 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from imaging.case import Case
-from simulator.cases import TASKS, Order, write_examinations
+from imaging.files import load_frames
+from simulator.cases import (
+    CALIPERS,
+    FORMATS,
+    TASKS,
+    Order,
+    OrderError,
+    write_examinations,
+    write_metadata,
+)
 from simulator.examination import ORGANS
 
 SHEET_COLUMNS, SHEET_ROWS, CELL = 8, 6, 224
@@ -19,66 +29,111 @@ SHEET_COLUMNS, SHEET_ROWS, CELL = 8, 6, 224
 
 def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
-    if min(args.cases, args.workers, args.rows) < 1 or args.seed < 0:
-        print("--cases, --workers and --rows must be 1 or more, --seed 0 or more", file=sys.stderr)
+    try:
+        order = _order(args)
+    except OrderError as error:
+        print(error, file=sys.stderr)
         return 2
-    if (args.out.exists() and not args.out.is_dir()) or (args.out / "cases.jsonl").exists():
-        print(f"{args.out} is a file or holds cases already: choose another OUT", file=sys.stderr)
-        return 2
-    order = Order(args.seed, tuple(args.task), args.organ, args.language, args.rows, args.labels)
+    cases: list[Case] = []
     sheet: list[Case] = []
     progress = tqdm(total=args.cases, unit="case", disable=args.quiet)
-    for cases in write_examinations(order, args.cases, args.out, args.workers):
-        progress.update()
-        if sum(len(case.images) for case in sheet) < SHEET_COLUMNS * SHEET_ROWS:
-            sheet.append(cases[0])
-    progress.close()
+    try:
+        for made in write_examinations(order, args.cases, args.out, args.workers):
+            progress.update()
+            cases += made if args.datasets else []
+            if sum(len(case.images) for case in sheet) < SHEET_COLUMNS * SHEET_ROWS:
+                sheet.append(made[0])
+    except OrderError as error:  # a maker may refuse what it was asked for
+        print(error, file=sys.stderr)
+        return 2
+    finally:
+        progress.close()
     _contact_sheet(sheet, args.out)
     print(f"{args.cases} examinations in {args.out / 'cases.jsonl'}")
+    if args.datasets:
+        write_metadata(args.out, cases)
+        print(f'for Hugging Face datasets: load_dataset("imagefolder", data_dir="{args.out}")')
     print(f"to look at: {args.out / 'contact_sheet.png'}")
     return 0
 
 
+def _order(args: argparse.Namespace) -> Order:
+    """The order that the arguments describe; raises OrderError."""
+    if min(args.cases, args.workers, args.rows) < 1 or args.seed < 0:
+        raise OrderError("--cases, --workers and --rows must be 1 or more, --seed 0 or more")
+    if (args.out.exists() and not args.out.is_dir()) or (args.out / "cases.jsonl").exists():
+        raise OrderError(f"{args.out} is a file or holds cases already: choose another OUT")
+    if args.datasets and args.format != "png":
+        raise OrderError("--datasets needs --format png: Hugging Face datasets do not read DICOM")
+    return Order(
+        seed=args.seed,
+        tasks=tuple(args.task),
+        organ=args.organ,
+        language=args.language,
+        rows=args.rows,
+        labels=args.labels,
+        frames=args.frames,
+        calipers=args.calipers,
+        caliper_values=args.caliper_values,
+        format=args.format,
+        patient_names=args.patient_names,
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write cases.jsonl and images/ into")
-    parser.add_argument("--cases", type=int, required=True, help="number of examinations")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default 0)")
-    parser.add_argument(
-        "--task", nargs="+", choices=TASKS, default=["report"], help="what the texts are (default report)"
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder to write cases.jsonl and images/ into")
+    add("--cases", type=int, required=True, help="number of examinations")
+    add("--seed", type=int, default=0, help="same seed, same files (default 0)")
+    add(
+        "--task",
+        nargs="+",
+        choices=TASKS,
+        default=["report"],
+        help="what the cases are for (default report); report, diagnosis and vqa can be ordered together, "
+        "and so can quality and compare",
     )
-    parser.add_argument("--organ", choices=ORGANS, help="only this organ (default: all seven, evenly)")
-    parser.add_argument(
-        "--language", choices=("zh", "en", "both"), default="both", help="of the texts (default both)"
+    add("--organ", choices=ORGANS, help="only this organ (default: all that the task knows, evenly)")
+    add("--language", choices=("zh", "en", "both"), default="both", help="of the texts (default both)")
+    add("--rows", type=int, default=1, help="rows an examination gets for each task (default 1)")
+    add("--labels", action="store_true", help="also write the label map of every image")
+    add("--frames", type=int, default=16, help="frames of a cine (default 16)")
+    add("--calipers", choices=CALIPERS, default="none", help="on images with a measurement (default none)")
+    add("--caliper-values", action="store_true", help="write the calipers' millimetres into a corner")
+    add("--format", choices=FORMATS, default="png", help="of the images (default png); a cine is one DICOM")
+    add(
+        "--patient-names",
+        action="store_true",
+        help="invent a patient in the DICOM header and burned into the image: to test de-identification",
     )
-    parser.add_argument(
-        "--rows", type=int, default=1, help="rows an examination gets for each task (default 1)"
-    )
-    parser.add_argument("--labels", action="store_true", help="also write the label map of every image")
-    parser.add_argument(
-        "--workers", type=int, default=1, help="processes (default 1); the files do not depend on it"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add("--datasets", action="store_true", help="make OUT a folder that Hugging Face datasets open")
+    add("--workers", type=int, default=1, help="processes (default 1); the files do not depend on it")
+    add("--quiet", action="store_true", help="no progress bar")
     return parser
 
 
 def _contact_sheet(cases: list[Case], out: Path) -> None:
-    """One picture of the first images, captioned with organ and lesion, for a person to look at."""
-    tiles = []
-    for case in cases:
-        lesion = case.extra["examination"]["lesion"]
-        for i, image in enumerate(case.images):
-            what = lesion["kind"] if lesion and i in case.valid_images else "-"
-            tiles.append((out / image, f"{case.organ} {what}"))
-    tiles = tiles[: SHEET_COLUMNS * SHEET_ROWS]
+    """One picture of the first images, each captioned, for a person to look at."""
+    tiles = [tile for case in cases for tile in _tiles(case, out)][: SHEET_COLUMNS * SHEET_ROWS]
     rows = -(-len(tiles) // SHEET_COLUMNS)
     sheet = Image.fromarray(np.full((rows * (CELL + 16), SHEET_COLUMNS * (CELL + 4), 3), 40, np.uint8))
     pen = ImageDraw.Draw(sheet)
-    for k, (path, caption) in enumerate(tiles):
+    for k, (pixels, caption) in enumerate(tiles):
         x, y = k % SHEET_COLUMNS * (CELL + 4), k // SHEET_COLUMNS * (CELL + 16)
-        sheet.paste(Image.open(path).convert("RGB"), (x, y + 14))
-        pen.text((x + 2, y + 1), caption, fill=(230, 230, 230))
+        sheet.paste(Image.fromarray(pixels).crop((0, 0, CELL, CELL)), (x, y + 14))
+        pen.text((x + 2, y + 1), caption[: CELL // 6], fill=(230, 230, 230))
     sheet.save(out / "contact_sheet.png")
+
+
+def _tiles(case: Case, out: Path) -> Iterator[tuple[np.ndarray, str]]:
+    """Pixels and caption of each frame: organ, and the lesion's kind, the planes or the level."""
+    lesion = (case.extra.get("examination") or {}).get("lesion")
+    valid = case.extra.get("valid_frames", case.valid_images)
+    frames = load_frames([out / image for image in case.images], max_frames=10_000, cut_to_sector=False)
+    for i, frame in enumerate(frames):
+        shown = lesion["kind"] if lesion and i in valid else ", ".join(case.plane) or case.level or "-"
+        yield frame.pixels, f"{case.organ or ''} {shown}"
 
 
 if __name__ == "__main__":

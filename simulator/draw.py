@@ -2,7 +2,8 @@
 
 The screen carries what scanners draw and a model can learn from: the scan, a ruler with a tick every 10 mm
 (longer at 50) on the right edge, the side marker of a paired organ, a body mark with the clock position for
-the breast, and the colour box of a Doppler view. No text about a patient and no calipers.
+the breast, and the colour box of a Doppler view. No text about a patient; calipers come later, in
+`calipers`.
 """
 
 from __future__ import annotations
@@ -41,12 +42,22 @@ def draw_view(examination: Examination, view: View) -> Picture:
     rng = np.random.default_rng(view.seed)
     scene = Scene(grid, rng, GROUND[examination.organ])
     DRAW[examination.organ](scene, examination, view)
-    machine = Machine(
+    return to_picture(scene, random_machine(rng), examination, view)
+
+
+def random_machine(rng: np.random.Generator) -> Machine:
+    """A scanner's knobs as sonographers leave them: near the middle, never the same."""
+    return Machine(
         gain_db=float(rng.uniform(-4, 4)),
         dynamic_range_db=float(rng.uniform(56, 66)),
         tilt_db=float(rng.uniform(-4, 4)),
         looks=int(rng.integers(1, 3)),
     )
+
+
+def to_picture(scene: Scene, machine: Machine, examination: Examination, view: View) -> Picture:
+    """Form the image of a finished scene and draw the screen around it."""
+    grid = scene.grid
     grey = form_image(scene, machine)
     pixels = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
     if view.doppler:

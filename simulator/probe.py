@@ -6,6 +6,8 @@ conversion then places each sample on the screen (bilinear), as every scanner do
 ultrasound physics text: a linear array's beams are parallel, a convex or phased array's fan out from a
 centre of curvature.
 
+A catheter's probe looks all the way round: a fan of 360 degrees whose first and last beam both point up.
+
 Knows nothing of tissue or echo strength.
 """
 
@@ -40,11 +42,18 @@ class Probe:
     def fan(self) -> bool:
         return self.angle_deg > 0
 
+    @property
+    def round(self) -> bool:
+        return self.angle_deg >= 360
+
 
 LINEAR = Probe("linear", 10.0, width_mm=40.0)
 WIDE_LINEAR = Probe("wide linear", 8.0, width_mm=50.0)
 CONVEX = Probe("convex", 3.5, radius_mm=50.0, angle_deg=60.0, f_number=3.5)
 PHASED = Probe("phased array", 2.8, radius_mm=1.0, angle_deg=84.0, f_number=4.0)
+# Intravascular catheters. The origin is the catheter's axis: x and z are 0 in the middle of the image.
+SOLID_STATE = Probe("solid-state catheter", 20.0, angle_deg=360.0, f_number=4.2)
+ROTATIONAL = Probe("rotational catheter", 30.0, angle_deg=360.0, f_number=5.6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +130,8 @@ def scan_grid(probe: Probe, depth_mm: float) -> ScanGrid:
     else:
         reach = np.broadcast_to(rows, (SIZE, SIZE))
         beam = np.broadcast_to((columns / probe.width_mm + 0.5) * (BEAMS - 1), (SIZE, SIZE))
+    if probe.round:  # straight up is the last beam's own direction: no gap between the last and the first
+        beam = np.clip(beam, 0, BEAMS - 1.001)
     sample = reach / depth_mm * (SAMPLES - 1)
     inside = (beam >= 0) & (beam < BEAMS - 1) & (sample >= 0) & (sample < SAMPLES - 1)
     b, s = beam[inside], sample[inside]

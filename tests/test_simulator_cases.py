@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from imaging.case import read_cases
+from simulator import cases
 from simulator.__main__ import main
+from simulator.cases import MAKERS, Examined, Order, OrderError, maker, write_examinations
+from simulator.draw import Picture
 from simulator.examination import ORGANS, PLACES
 from simulator.population import sample_examination, views_of_lesion
 
@@ -71,6 +79,11 @@ def test_language_and_organ_can_be_chosen(tmp_path, language):
         ["--cases", "3", "--seed", "-1"],
         ["--cases", "3", "--organ", "spleen"],
         ["--cases", "3", "--task", "poem"],
+        ["--cases", "3", "--task", "report", "cine"],
+        ["--cases", "3", "--task", "cine", "--frames", "1"],
+        ["--cases", "3", "--task", "quality", "--calipers", "all"],
+        ["--cases", "3", "--caliper-values"],
+        ["--cases", "3", "--datasets", "--format", "dicom"],
         [],
     ],
 )
@@ -107,3 +120,90 @@ def test_cases_that_are_there_are_not_written_over(tmp_path, capsys):
     assert main(["--cases", "2", "--quiet", str(tmp_path)]) == 2
     assert "choose another OUT" in capsys.readouterr().err
     assert (tmp_path / "cases.jsonl").read_bytes() == before
+
+
+# --- the contract between a maker and the folder -----------------------------------------------------------
+
+
+def _made(order: Order, number: int) -> Examined:
+    """Three small grey pictures; a row that shows two of them in the other order, and one that shows all."""
+    pictures = tuple(
+        Picture(np.full((8, 8, 3), 50 * i + number, np.uint8), np.full((8, 8), i, np.uint8), 0.5 + i)
+        for i in range(3)
+    )
+    first = {"task": "compare", "pictures": (2, 0), "question": "q", "level": "low", "artefacts": {"blur": 1}}
+    second = {"task": "compare", "organ": "heart", "valid_images": [1], "plane": ["a", "b"], "score": 7.5}
+    return Examined(f"s{order.seed}-{number}", pictures, (first, second))
+
+
+def test_rows_become_cases_with_their_own_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(cases, "maker", lambda task: _made)
+    list(write_examinations(Order(3, ("compare",), labels=True), 2, tmp_path))
+    first, second, *_ = written = list(read_cases(tmp_path / "cases.jsonl"))
+    assert [case.id for case in written] == [f"s3-{n}-compare-{row}" for n in (0, 1) for row in (0, 1)]
+    assert [int(np.array(Image.open(image))[0, 0]) for image in first.images] == [100, 0]
+    assert first.extra == {"artefacts": {"blur": 1}, "mm_per_pixel": [2.5, 0.5]} | {
+        "labels": ["labels/s3-0-2.png", "labels/s3-0-0.png"]
+    }
+    assert first.level == "low" and first.question == "q" and first.patient == second.patient == "s3-0"
+    assert len(second.images) == 3 and second.valid_images == (1,) and second.plane == ("a", "b")
+    assert second.score == 7.5 and second.extra["mm_per_pixel"] == [0.5, 1.5, 2.5]
+    cases.write_metadata(tmp_path, written)
+    row = json.loads((tmp_path / "metadata.jsonl").read_text("utf-8").splitlines()[0])
+    assert row["answer"] == row["organ"] == "" and row["question"] == "q"  # a column is text in every row
+
+
+def test_a_task_without_a_maker_is_said_plainly(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(MAKERS, "plane", "simulator.nowhere")
+    with pytest.raises(OrderError, match="nothing draws the task plane yet"):
+        maker("plane")
+    assert main(["--cases", "1", "--task", "plane", "--quiet", str(tmp_path / "out")]) == 2
+    assert "simulator.nowhere" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_killed_run_leaves_no_cases_and_can_be_done_again(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "simulator",
+        "--cases",
+        "5000",
+        "--workers",
+        "2",
+        "--quiet",
+        str(tmp_path),
+    ]
+    run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    for _ in range(300):
+        if (tmp_path / "images").exists() and any((tmp_path / "images").iterdir()):
+            break
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    assert any((tmp_path / "images").iterdir()) and not list(tmp_path.glob("*cases.jsonl*"))
+    assert main(["--cases", "1", "--quiet", str(tmp_path)]) == 0
+
+
+def test_every_row_of_the_metadata_has_the_same_columns(tmp_path):
+    """What the image folder reader of Hugging Face `datasets` asks of metadata.jsonl."""
+    arguments = ["--cases", "7", "--task", "report", "vqa", "--labels", "--datasets", "--quiet"]
+    assert main([*arguments, str(tmp_path)]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").open(encoding="utf-8")]
+    written = (tmp_path / "cases.jsonl").read_text("utf-8").splitlines()
+    assert [row["case"] for row in rows] == written
+    types = [{key: type(value) for key, value in row.items()} for row in rows]
+    assert all(columns == types[0] for columns in types)
+    assert types[0].pop("file_names") is list and types[0].pop("labels_file_names") is list
+    assert set(types[0].values()) == {str}
+    for row in rows:
+        assert len(row["file_names"]) == len(row["labels_file_names"]) > 0
+        assert all((tmp_path / name).is_file() for name in row["file_names"] + row["labels_file_names"])
+
+
+def test_hugging_face_datasets_opens_the_folder(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    assert main(["--cases", "3", "--labels", "--datasets", "--quiet", str(tmp_path / "out")]) == 0
+    opened = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache")
+    )["train"]
+    assert len(opened) == 3 and opened[0]["images"][0].size == opened[0]["labels"][0].size == (224, 224)

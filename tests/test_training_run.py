@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from assistants.base import Turn, open_assistant
 from imaging.files import load_frames
@@ -58,10 +59,14 @@ def test_a_second_run_does_nothing_again(small, weights, monkeypatch):
     folder, recipe = small
     monkeypatch.setattr(running, "train", lambda *_, **__: pytest.fail("trained again"))
     said = []
+    before = {path.name: load_file(path) for path in weights.glob("*.safetensors")}
     running.run(replace(recipe, weights=str(folder / "again")), folder / "output", say=said.append)
     assert [line for line in said if "done before" in line] == [
         f"{stage.name}: done before" for stage in recipe.stages
     ]
+    for name, tensors in before.items():
+        again = load_file(weights / name)
+        assert all(torch.equal(again[key], tensor) for key, tensor in tensors.items())
 
 
 @pytest.fixture

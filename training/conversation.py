@@ -12,6 +12,7 @@ While the vision tower is frozen, its output for every image is computed once an
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from models.encoding import Encoder, Tensors
 
 MOST_TURNS = 3
 STANDARD_WORDING = 0.5
+LETTERED_WEIGHT = 3.0  # to find the letter of what it names takes a small model far more examples; chosen
 
 
 class Conversations:
@@ -52,7 +54,7 @@ class Conversations:
         return self.encoder.pad([self._sample(self.examinations[i], rng) for i in indices], side="right")
 
     def _sample(self, rows: list[Case], rng: np.random.Generator) -> Tensors:
-        picked = [rows[i] for i in rng.permutation(len(rows))[: rng.integers(1, MOST_TURNS + 1)]]
+        picked = [rows[i] for i in _draw(rows, int(rng.integers(1, MOST_TURNS + 1)), rng)]
         images = self._images(picked[0].images)
         history: list[Turn | Reply] = []
         for k, case in enumerate(picked):
@@ -69,6 +71,20 @@ class Conversations:
         out = self.module(**{name: tensor.to(device) for name, tensor in batch.items()}, use_cache=False)
         aux = getattr(out, "aux_loss", None)
         return out.loss, {} if aux is None else {"balance": float(aux.detach())}
+
+
+def _draw(rows: Sequence[Case], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of up to `count` rows: every task as often as another, however many rows it has, and questions
+    with lettered options more often than others of their task."""
+    of_task = Counter(case.task for case in rows)
+    weights = np.array(
+        [(LETTERED_WEIGHT if _is_lettered(case) else 1.0) / of_task[case.task] for case in rows]
+    )
+    return rng.choice(len(rows), min(count, len(rows)), replace=False, p=weights / weights.sum())
+
+
+def _is_lettered(case: Case) -> bool:
+    return case.answer_type == "closed" and "\nB." in (case.question or "")
 
 
 def _turn(case: Case, images: int, rng: np.random.Generator) -> Turn:

@@ -1,9 +1,12 @@
-"""Run a recipe from nothing to a weights folder: simulate, learn a tokenizer, train the stages in order,
-ship.
+"""Run a recipe from its cases to a weights folder: the cases, the model, the stages in order, ship.
 
-Every step leaves its result under the output folder and is skipped when it is there, so a run that was
-stopped at any moment goes on where it was. The shipped folder is what `open_assistant` opens: bfloat16
-safetensors in shards under 9 MB, tokenizer, chat template, image processor, and the familiarity statistics.
+A model starts fresh (with a tokenizer learned on the cases) or from published weights. Every step leaves
+its result under the output folder and is skipped when it is there, so a run that was stopped at any moment
+goes on where it was. Started by `accelerate launch`, all processes learn and the main one alone writes.
+
+The shipped folder is what `open_assistant` opens: safetensors, tokenizer, chat template, image processor.
+Demo weights come in bfloat16 shards under 9 MB, with the familiarity statistics. A stage of the kind `lora`
+ships its adapter, too.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from peft import PeftModel
+from safetensors.torch import load_file
 from torch import nn
-from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import GenerationConfig, PreTrainedModel, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from assistants.echovlm import EchoVLMForConditionalGeneration
@@ -27,30 +31,108 @@ from assistants.echovlm.assistant import DEMO_MARK
 from assistants.echovlm.prompts import LANGUAGES, organs, standard_request
 from imaging.case import Case, read_cases
 from imaging.files import load_frames
+from models.checkpoint import load_model, model_class_for, read_json, resolve
 from models.encoding import Encoder
 from models.familiarity import Familiarity, vision_features
-from training.conversation import Conversations, SeenImages, SeenTower
-from training.loop import train
-from training.recipe import Recipe, StageRecipe
-from training.stages import MIXTURE, freeze, learning, with_lora
+from training.conversation import SeenImages, SeenTower
+from training.loop import processes, train, write_tensors
+from training.recipe import WAITING, Recipe, RecipeError, StageRecipe
+from training.stages import MIXTURE, Instructions, changed_by, describe, freeze, learn_in_float32, with_lora
 from training.tokenizer import train_tokenizer
 from training.vision import VisionWarmup
 
 FAMILIAR_IMAGES = 6000  # training images behind the familiarity statistics
-SHARD = "8MB"
+DEMO_SHARD = "8MB"  # committed to the repository, where larger files are unwelcome
+SHARD = "5GB"  # the library's own habit
 
 
-def run(recipe: Recipe, output: Path, say: Callable[[str], None] = print, *, publish: bool = False) -> Path:
+class OtherRecipe(ValueError):
+    """What stands in the output folder was made by another recipe."""
+
+
+def run(
+    recipe: Recipe, output: Path, say: Callable[[str], None] = print, *, publish: bool = False
+) -> Path | None:
     """Everything up to the finished weights; returns their folder: `output/weights`, or with `publish` the
-    recipe's own. What stands in `output` already is not done again."""
-    cases = simulate(recipe.simulate, output / "cases", say)
-    held_out = simulate(recipe.held_out, output / "held_out", say)
-    encoder = make_encoder(recipe, cases)
-    model: nn.Module = dense_model(recipe, encoder)
+    recipe's own. What stands in `output` already is not done again.
+
+    None after a stage under FSDP or DeepSpeed, whose tensors lie in pieces: they are gathered into a file,
+    and the next start goes on from it. Raises RecipeError for inputs that are not there, and what
+    `training.loop.train` and `models.checkpoint.resolve` raise.
+    """
+    _require_inputs(recipe, publish)
+    state = processes()
+    say = say if state.is_main_process else _silent
+    with state.main_process_first():  # the others find what it made
+        output.mkdir(parents=True, exist_ok=True)
+        cases = _cases(recipe, output, say)
+        held_out = simulate(recipe.held_out, output / "held_out", say) if recipe.held_out else None
+        encoder, model = _begin(recipe, cases)
     for stage in recipe.stages:
-        model = _run_stage(recipe, stage, model, encoder, cases, output, say)
+        model = _Stage(recipe, stage, encoder, cases, output, say).run(model)
+        if model is None:
+            say(f"{stage.name}: learned, and gathered in {output / stage.name}; start again with --resume")
+            return None
     folder = Path(recipe.weights) if publish else output / "weights"
-    return ship(recipe, model, encoder, cases, held_out, folder, say)
+    with state.main_process_first():
+        if state.is_main_process:
+            ship(recipe, model, encoder, cases, held_out, folder, say)
+    return folder
+
+
+def _silent(line: str) -> None:
+    """What a process that is not the main one says."""
+
+
+def _require_inputs(recipe: Recipe, publish: bool) -> None:
+    """RecipeError, in the first second, for what this machine or this version has not got."""
+    for i, stage in enumerate(recipe.stages):
+        if stage.kind in WAITING:
+            raise RecipeError(
+                f"{recipe.name}: stages[{i}].kind: {stage.kind} needs {WAITING[stage.kind]}, which this "
+                "version does not have yet. The recipe itself is sound."
+            )
+    for path in recipe.cases or ():
+        if not Path(path).is_file():
+            raise RecipeError(f"{recipe.name}: cases: there is no file {path}; name yours with --cases")
+    if publish and recipe.weights is None:
+        raise RecipeError(f"{recipe.name}: weights: --publish needs a place for the weights")
+
+
+def _cases(recipe: Recipe, output: Path, say: Callable[[str], None]) -> list[Case]:
+    if recipe.simulate is not None:
+        return simulate(recipe.simulate, output / "cases", say)
+    return [case for path in recipe.cases for case in read_cases(path)]
+
+
+def _begin(recipe: Recipe, cases: Sequence[Case]) -> tuple[Encoder, nn.Module]:
+    """Encoder and model before the first stage."""
+    if recipe.base is None:
+        encoder = make_encoder(recipe, cases)
+        return encoder, dense_model(recipe, encoder)
+    return open_base(recipe)
+
+
+def open_base(recipe: Recipe) -> tuple[Encoder, PreTrainedModel]:
+    """Encoder and model of the recipe's `base`, whole or not at all.
+
+    With precision bf16 the frozen weights stay in bfloat16; what learns is raised to float32 by its stage.
+    """
+    folder = resolve(recipe.base)
+    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    model_class = model_class_for(read_json(folder / "config.json"))
+    model = load_model(
+        model_class, folder, dtype=dtype, device=processes().device, attn_implementation="sdpa"
+    )
+    model.name_or_path = recipe.base  # what an adapter names as its base: the id, not this machine's folder
+    encoder = Encoder.open(folder)
+    if recipe.max_pixels is not None:
+        own, edges = (
+            encoder.image_processor.size,
+            ("shortest_edge", "longest_edge"),
+        )  # in pixels, whatever they say
+        encoder.image_processor.size = {edge: min(own[edge], recipe.max_pixels) for edge in edges}
+    return encoder, model
 
 
 def simulate(arguments: dict[str, object], folder: Path, say: Callable[[str], None]) -> list[Case]:
@@ -68,7 +150,7 @@ def simulate(arguments: dict[str, object], folder: Path, say: Callable[[str], No
         subprocess.run(command, check=True)
         order.write_text(wanted)
     elif order.exists() and order.read_text() != wanted:
-        raise ValueError(f"{folder} holds the cases of another recipe ({order}); choose another --output")
+        raise OtherRecipe(f"{folder} holds the cases of another recipe ({order}); choose another --output")
     return list(read_cases(folder / "cases.jsonl"))
 
 
@@ -113,91 +195,161 @@ def dense_model(recipe: Recipe, encoder: Encoder) -> Qwen2VLForConditionalGenera
     return model
 
 
-def _run_stage(
-    recipe: Recipe,
-    stage: StageRecipe,
-    model: nn.Module,
-    encoder: Encoder,
-    cases: Sequence[Case],
-    output: Path,
-    say: Callable[[str], None],
-) -> nn.Module:
-    """One stage: prepare what learns, train unless it is done, and keep the weights after it."""
-    folder = output / stage.name
-    kept = folder / "model.safetensors"
-    if stage.kind == "moe":
-        torch.manual_seed(recipe.seed)
-        model = EchoVLMForConditionalGeneration.from_dense(model, **recipe.mixture)
-    if kept.exists():
-        _restore(model, kept)
-        say(f"{stage.name}: done before")
+class _Stage:
+    """One stage of a run: prepare what learns, train unless that is done, keep what changed."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        stage: StageRecipe,
+        encoder: Encoder,
+        cases: Sequence[Case],
+        output: Path,
+        say: Callable[[str], None],
+    ):
+        self.recipe, self.stage, self.encoder, self.cases = recipe, stage, encoder, cases
+        self.output, self.folder, self.say = output, output / stage.name, say
+        self.kept = self.folder / "model.safetensors"
+        self.gathered = self.folder / "learned.safetensors"
+
+    def run(self, model: nn.Module) -> nn.Module | None:
+        """The model after the stage; None where its tensors lie in pieces in several processes."""
+        model = self._with_mixture(model)
+        if self.kept.exists():
+            _restore(model, self.kept)
+            self.say(f"{self.stage.name}: done before")
+            return model
+        teach = {"vision_warmup": self._vision, "captions": self._words, "moe": self._words}
+        trained = teach.get(self.stage.kind, self._lora)(model)
+        if trained is None:
+            return None
+        model, changed = trained
+        if processes().is_main_process:
+            state = model.state_dict()
+            write_tensors(self.kept, {name: state[name].contiguous() for name in sorted(changed)})
+            shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+            self.gathered.unlink(missing_ok=True)
+        processes().wait_for_everyone()
         return model
-    trained = _train(stage, model, encoder, cases, output, recipe.precision, say)
-    folder.mkdir(parents=True, exist_ok=True)
-    writing = kept.with_suffix(".writing")
-    save_file({name: tensor.contiguous() for name, tensor in _untied(trained).items()}, writing)
-    writing.rename(kept)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    return trained
 
+    def _with_mixture(self, model: nn.Module) -> nn.Module:
+        """The kind moe gives a dense model its experts; RecipeError where model and recipe disagree."""
+        has, wanted = isinstance(model, EchoVLMForConditionalGeneration), self.recipe.mixture or {}
+        if self.stage.kind == "moe" and not has:
+            torch.manual_seed(self.recipe.seed)
+            return EchoVLMForConditionalGeneration.from_dense(model, **wanted)
+        if self.stage.kind == "instruct" and not has:
+            raise RecipeError(
+                f"{self.recipe.name}: base: {self.recipe.base} has no mixture of experts, which the kind "
+                "instruct teaches; begin with a stage of the kind moe, as echovlm_stage1.yaml does"
+            )
+        for key, value in wanted.items() if has else ():
+            if (own := getattr(model.config.text_config, key)) != value:
+                raise RecipeError(f"{self.recipe.name}: mixture.{key}: {value!r}, but the base has {own!r}")
+        return model
 
-def _train(
-    stage: StageRecipe,
-    model: nn.Module,
-    encoder: Encoder,
-    cases: Sequence[Case],
-    output: Path,
-    precision: str,
-    say: Callable[[str], None],
-) -> nn.Module:
-    folder = output / stage.name
-    if stage.kind == "vision_warmup":
+    def _vision(self, model: nn.Module) -> tuple[nn.Module, set[str]] | None:
         freeze(model, None)
         model.model.visual.requires_grad_(True)
-        warmup = VisionWarmup(model.model.visual, encoder, cases)
-        heads = output / "dense_heads.safetensors"  # a later warm-up stage goes on with the same read-outs
+        changed = changed_by(model)
+        warmup = VisionWarmup(model.model.visual, self.encoder, self.cases)
+        heads = (
+            self.output / "dense_heads.safetensors"
+        )  # a later warm-up stage goes on with the same read-outs
         if heads.exists():
             warmup.heads.load_state_dict(load_file(heads))
-        say(f"{stage.name}: {learning(warmup.module):,} parameters learn, {len(warmup):,} images")
-        train(warmup, stage.schedule, folder, precision=precision, resume=True)
-        save_file(warmup.heads.state_dict(), heads)
-        return model
-    if stage.kind == "instruct":
-        wrapped = with_lora(model, stage.lora, stage.schedule.seed)
-        task = Conversations(stage.name, wrapped, encoder, cases, None)
-        say(f"{stage.name}: {learning(wrapped):,} parameters learn, {len(task):,} examinations")
-        train(task, stage.schedule, folder, precision=precision, resume=True)
-        return wrapped.merge_and_unload()
-    tower = model.model.visual
-    freeze(model, MIXTURE if stage.kind == "moe" else None)
-    if stage.kind == "captions":
-        model.model.language_model.requires_grad_(True)
-    seen = SeenImages(output / "seen", tower, encoder, cases)
-    model.model.visual = SeenTower(tower)
-    model.config.text_config.output_router_logits = stage.kind == "moe"  # the load-balancing loss, Eq. 9
-    task = Conversations(stage.name, model, encoder, cases, seen)
-    say(f"{stage.name}: {learning(model):,} parameters learn, {len(task):,} examinations")
-    train(task, stage.schedule, folder, precision=precision, resume=True)
-    model.model.visual = tower
-    return model
+        if not self._learn(warmup, f"{len(warmup):,} images"):
+            return None
+        if processes().is_main_process:
+            write_tensors(heads, warmup.heads.state_dict())
+        return model, changed
+
+    def _words(self, model: nn.Module) -> tuple[nn.Module, set[str]] | None:
+        """The language model or its mixture learns, the vision tower does not."""
+        mixture = self.stage.kind == "moe"
+        freeze(model, MIXTURE if mixture else None)
+        if not mixture:
+            model.model.language_model.requires_grad_(True)
+        changed = changed_by(model)
+        model.config.text_config.output_router_logits = mixture  # the load-balancing loss, Eq. 9
+        if self.recipe.base is not None:  # images of all sizes, and too many to keep
+            return (model, changed) if self._converse(model) else None
+        tower = model.model.visual
+        with processes().main_process_first():
+            seen = SeenImages(self.output / "seen", tower, self.encoder, self.cases)
+        model.model.visual = SeenTower(tower)
+        whole = self._converse(model, seen)
+        model.model.visual = tower
+        return (model, changed) if whole else None
+
+    def _lora(self, model: nn.Module) -> tuple[nn.Module, set[str]] | None:
+        """LoRA learns, in EchoVLM the mixture too; merged afterwards, and kept as it is where it is all."""
+        alone = self.stage.kind == "lora"
+        if not alone:
+            model.config.text_config.output_router_logits = True  # the load-balancing loss, Eq. 9
+        wrapped = with_lora(model, self.stage.lora, self.stage.schedule.seed, None if alone else MIXTURE)
+        changed = changed_by(wrapped)
+        if not self._converse(wrapped):
+            return None
+        if alone and processes().is_main_process:
+            _save_adapter(wrapped, self.encoder, self.output / "adapter")
+            self.say(f"adapter in {self.output / 'adapter'}")
+        return wrapped.merge_and_unload(), changed
+
+    def _converse(self, model: nn.Module, seen: SeenImages | None = None) -> bool:
+        if self.recipe.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        task = Instructions(self.stage.name, model, self.encoder, self.cases, seen, self.recipe.max_length)
+        whole = self._learn(task, f"{len(task):,} examinations")
+        if self.recipe.gradient_checkpointing:
+            model.activation_checkpointing_disable()
+        return whole
+
+    def _learn(self, task: Instructions | VisionWarmup, samples: str) -> bool:
+        """Train, or take what several processes learned before; False where it lies in pieces now."""
+        self.say(f"{self.stage.name}: {describe(task.module)}; {samples}")
+        learn_in_float32(task.module)
+        if not self.gathered.exists():
+            train(task, self.stage.schedule, self.folder, precision=self.recipe.precision, resume=True)
+            return not self.gathered.exists()
+        _restore(task.module, self.gathered)
+        return True
+
+
+def _save_adapter(wrapped: PeftModel, encoder: Encoder, folder: Path) -> None:
+    """The adapter as peft reads it, with tokenizer and image processor, whole or not at all."""
+    fresh = _fresh(folder)
+    wrapped.save_pretrained(fresh)
+    encoder.save(fresh)
+    _replace(folder, fresh)
 
 
 def _restore(model: nn.Module, path: Path) -> None:
-    """Load what `_untied` kept; all of it, and nothing else, must fit."""
-    result = model.load_state_dict(load_file(path), strict=False)
-    missing = [name for name in result.missing_keys if name != "lm_head.weight"]
-    if missing or result.unexpected_keys:
-        raise ValueError(f"{path} is of another recipe: {', '.join(missing + result.unexpected_keys)[:300]}")
+    """Bring back the tensors that a stage changed; every one must fit."""
+    try:
+        strangers = model.load_state_dict(load_file(path), strict=False).unexpected_keys
+    except RuntimeError as error:
+        raise OtherRecipe(f"{path} is of another recipe: {error}") from error
+    if strangers:
+        raise OtherRecipe(f"{path} is of another recipe: {', '.join(strangers)[:300]}")
 
 
-def _untied(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state without tensors that are another's view (the tied head)."""
-    seen, state = set(), {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            state[name] = tensor
-    return state
+def _fresh(folder: Path) -> Path:
+    """An empty place beside `folder`, to be filled and then to take its place."""
+    fresh = folder.with_name(folder.name + ".writing")
+    shutil.rmtree(fresh, ignore_errors=True)
+    return fresh
+
+
+def _replace(folder: Path, fresh: Path) -> None:
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    if (old / "README.md").exists():  # the model card stays with the place
+        shutil.copy(old / "README.md", folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def ship(
@@ -205,36 +357,44 @@ def ship(
     model: nn.Module,
     encoder: Encoder,
     cases: Sequence[Case],
-    held_out: Sequence[Case],
+    held_out: Sequence[Case] | None,
     folder: Path,
     say: Callable[[str], None],
 ) -> Path:
     """Write the weights folder, whole or not at all; the model card is left in place."""
-    fresh = folder.with_name(folder.name + ".writing")
-    shutil.rmtree(fresh, ignore_errors=True)
-    model = model.to(torch.bfloat16).eval()
-    model.config.text_config.output_router_logits = False
-    model.save_pretrained(fresh, max_shard_size=SHARD)
+    fresh, demo = _fresh(folder), recipe.base is None
+    half = demo or recipe.precision == "bf16"
+    model = model.to(torch.bfloat16 if half else torch.float32).eval()
+    if isinstance(model, EchoVLMForConditionalGeneration):
+        model.config.text_config.output_router_logits = False
+    model.save_pretrained(fresh, max_shard_size=DEMO_SHARD if demo else SHARD)
     encoder.save(fresh)
-    shipped = type(model).from_pretrained(fresh, dtype=torch.float32).eval()
-    rng = np.random.default_rng(recipe.seed)
-    training = _features(shipped, encoder, cases, rng)
-    familiarity = Familiarity.fit(
-        training, _features(shipped, encoder, held_out, rng), recipe.familiarity_quantile
-    )
-    familiarity.save(fresh)
-    (fresh / DEMO_MARK).write_text(json.dumps({"recipe": recipe.name, "seed": recipe.seed}) + "\n")
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    if (old / "README.md").exists():
-        shutil.copy(old / "README.md", folder)
+    if held_out is not None:
+        _fit_familiarity(recipe, type(model), encoder, cases, held_out, fresh)
+    if demo:
+        (fresh / DEMO_MARK).write_text(json.dumps({"recipe": recipe.name, "seed": recipe.seed}) + "\n")
+    card = (folder / "README.md").exists()
+    _replace(folder, fresh)
+    if card:
         say(f"{folder / 'README.md'} still has the figures of the weights before: measure and correct it")
-    shutil.rmtree(old, ignore_errors=True)
     say(f"weights in {folder}")
     return folder
+
+
+def _fit_familiarity(
+    recipe: Recipe,
+    model_class: type[PreTrainedModel],
+    encoder: Encoder,
+    cases: Sequence[Case],
+    held_out: Sequence[Case],
+    folder: Path,
+) -> None:
+    """Statistics of the training images' features, as the weights in `folder` see them."""
+    shipped = model_class.from_pretrained(folder, dtype=torch.float32).eval()
+    rng = np.random.default_rng(recipe.seed)
+    training = _features(shipped, encoder, cases, rng)
+    others = _features(shipped, encoder, held_out, rng)
+    Familiarity.fit(training, others, recipe.familiarity_quantile).save(folder)
 
 
 def _features(

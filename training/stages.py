@@ -6,19 +6,46 @@
 | captions | the dense language model; the tower is frozen | ours; likewise |
 | moe | router, experts and mixing only; every Qwen2-VL parameter is frozen | EchoVLM, stage I |
 | instruct | LoRA on vision, projector and attention; the mixture in full | EchoVLM, stage II and Table 8 |
+| lora | LoRA alone, wherever the recipe puts it; nothing else | AbVLM-Q, fine-tuning |
+| llava_align, llava_instruct | projectors, fusion, sampling, LoRA | LLaVA-Ultra, 3.1; waits for its model |
+
+For the published sizes stage I learns 28 layers x 121,135,618 = 3,391,797,304 numbers (the paper's 3.39 B):
+per layer four experts of 1408 (60,555,264), the shared expert of 5632 (60,555,264), the router (14,336), the
+shared expert's gate (3,584) and the two-way mixing with its bias (7,170).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
+from assistants.echovlm.prompts import TASKS
+from assistants.language import language_of
+from imaging.case import Case
+from models.encoding import IGNORED, Encoder, Tensors
+from training.conversation import MOST_TURNS, Conversations, SeenImages
 from training.recipe import Lora
 
-MIXTURE = re.compile(r"\.mlp\.(?!ffn\.)")  # all of a DualPathMoE but its static expert
+# All of a DualPathMoE but its static expert. The vision tower has modules called mlp, too.
+MIXTURE = re.compile(r"language_model\.layers\.\d+\.mlp\.(?!ffn\.)")
+
+# What the printed counts call the parameters; the first pattern that is found in the name decides.
+_PARTS = (
+    ("LoRA on the vision tower", r"visual\.blocks.*\.lora_"),
+    ("LoRA on the projector", r"visual\.merger.*\.lora_"),
+    ("LoRA on the language model", r"\.lora_"),
+    ("routed experts", r"language_model.*\.mlp\.experts\."),
+    ("shared experts", r"language_model.*\.mlp\.shared_expert\."),
+    ("routers and mixing", MIXTURE.pattern),
+    ("vision tower and projector", r"visual\.|^tower\."),
+    ("language model", r"language_model\.|lm_head"),
+)
 
 
 def freeze(model: nn.Module, learns: re.Pattern | None) -> int:
@@ -29,12 +56,27 @@ def freeze(model: nn.Module, learns: re.Pattern | None) -> int:
 
 
 def learning(model: nn.Module) -> int:
+    """How many numbers learn."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def with_lora(model: nn.Module, lora: Lora, seed: int) -> PeftModel:
-    """LoRA on the linear layers whose full name matches `lora.targets`; the mixture of experts learns in
-    full."""
+def describe(model: nn.Module) -> str:
+    """What learns, counted: "3,391,797,304 of 11,683,… parameters learn: routed experts …, …"."""
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = next((title for title, pattern in _PARTS if re.search(pattern, name)), "other")
+            counts[part] = counts.get(part, 0) + parameter.numel()
+    parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+    whole = sum(p.numel() for p in model.parameters())
+    return f"{learning(model):,} of {whole:,} parameters learn: {parts or 'none'}"
+
+
+def with_lora(model: nn.Module, lora: Lora, seed: int, also: re.Pattern | None = MIXTURE) -> PeftModel:
+    """LoRA on the linear layers whose full name matches `lora.targets`; what matches `also` learns in full.
+
+    Raises ValueError when no layer matches.
+    """
     torch.manual_seed(seed)
     config = LoraConfig(
         r=lora.rank,
@@ -45,6 +87,67 @@ def with_lora(model: nn.Module, lora: Lora, seed: int) -> PeftModel:
     )
     wrapped = get_peft_model(model, config)
     for name, parameter in wrapped.named_parameters():
-        if MIXTURE.search(name) and "lora_" not in name:
+        if also and also.search(name) and "lora_" not in name:
             parameter.requires_grad_(True)
     return wrapped
+
+
+def learn_in_float32(model: nn.Module) -> None:
+    """Give what learns full precision: small updates are lost in bfloat16. What is frozen stays as it is."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def changed_by(model: nn.Module) -> set[str]:
+    """Names of the state's tensors that learning changes, once LoRA is merged."""
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        re.sub(r"\.lora_[AB]\.\w+\.weight$", ".weight", n.removeprefix("base_model.model.")) for n in names
+    }
+
+
+class Instructions(Conversations):
+    """`Conversations` that count their words, and keep to the longest length the model was made for."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        encoder: Encoder,
+        cases: Sequence[Case],
+        seen: SeenImages | None = None,
+        max_length: int | None = None,
+    ):
+        """ValueError for a case without question or answer, naming it."""
+        super().__init__(name, model, encoder, [_askable(case) for case in cases], seen)
+        self.max_length = max_length
+
+    def weight(self, batch: Tensors) -> float:
+        """Words that are learned: the loss is a mean over them (the first token is never predicted)."""
+        return float((batch["labels"][:, 1:] != IGNORED).sum())
+
+    def _sample(self, rows: list[Case], rng: np.random.Generator) -> Tensors:
+        """One to MOST_TURNS turns; fewer when they would be longer than `max_length`."""
+        tensors = super()._sample(rows, rng)
+        for _ in range(MOST_TURNS):
+            if self.max_length is None or tensors["input_ids"].shape[1] <= self.max_length:
+                return tensors
+            rows = [rows[rng.integers(len(rows))]]
+            tensors = super()._sample(rows, rng)
+        raise ValueError(
+            f"case {rows[0].id} has {tensors['input_ids'].shape[1]} tokens, more than max_length "
+            f"{self.max_length}: leave it out, or lower max_pixels"
+        )
+
+
+def _askable(case: Case) -> Case:
+    """A case with all that a turn needs. Tasks that EchoVLM has no standard wording for are questions."""
+    task = case.task if case.task in TASKS else "vqa"
+    question = case.question or ""
+    if not case.answer:
+        raise ValueError(f"case {case.id} has no answer: there is nothing to learn from it")
+    if task == "vqa" and not question:
+        raise ValueError(f"case {case.id} has no question, and its task {case.task!r} no standard one")
+    language = case.language or language_of(question) or language_of(case.answer) or "en"
+    return replace(case, task=task, question=question, language=language)

@@ -1,0 +1,310 @@
+"""What a standard plane is drawn from: shapes in millimetres that know which key structure they are.
+
+A plan is a list of parts, painted back to front. Each part is an ellipse or a bent tube; along its length it
+may be one or several key structures (a gallbladder is neck, body and fundus). Plans are made in
+`planes_liver.py` and `planes_organs.py`; here they can be moved, cut, and painted onto a scan grid, or
+measured on any other raster to know how large a structure is where no sector cuts it.
+
+Knows nothing of deductions, shadows, screens or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from simulator import tissue as t
+from simulator.scene import Scene, bend, dents, outline
+from simulator.tissue import Tissue
+
+FAR = np.float32(99)  # mm: "not near this shape"
+MARGIN = 6.0  # mm around a shape in which its distance is worked out: interfaces need the slope there
+PIVOT = (0.0, 60.0)  # mm: what `moved` turns and scales a plan around
+
+VISCERA = Tissue(-8, 0.5, 2.5)  # fat and bowel around the organs, darker than they are
+PANCREAS = Tissue(6, 0.5, 2.0, t.PARENCHYMA)
+RENAL_CORTEX = Tissue(-6, 0.5, 1.0, t.PARENCHYMA)
+RENAL_FAT = Tissue(3, 0.5, 1.5)
+SPLEEN = Tissue(1, 0.5, 0.8, t.PARENCHYMA)
+HILAR_FAT = Tissue(9, 0.5, 2.0)
+
+Names = tuple[tuple[float, str | None], ...]  # (position along the shape up to which, structure)
+
+
+@dataclass(frozen=True, eq=False)
+class Ellipse:
+    """Centre and radii in mm; `shape` holds the dents of its outline (`scene.dents`). `outside` turns it
+    inside out. Position along: -1 at the left end of the first axis, 1 at the right."""
+
+    cx: float
+    cz: float
+    rx: float
+    rz: float
+    tilt_deg: float = 0.0
+    shape: np.ndarray | None = None
+    outside: bool = False
+
+    def locate(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Signed distance to the outline (mm, negative inside) and position along, both float32 like `x`."""
+        reach = 1.3 * max(self.rx, self.rz) + MARGIN
+        near = (np.abs(x - np.float32(self.cx)) < reach) & (np.abs(z - np.float32(self.cz)) < reach)
+        turn = np.deg2rad(self.tilt_deg)
+        cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+        dx, dz = x[near] - np.float32(self.cx), z[near] - np.float32(self.cz)
+        u = (dx * cos + dz * sin) / np.float32(self.rx)
+        v = (dz * cos - dx * sin) / np.float32(self.rz)
+        radius = np.hypot(u, v)
+        border = np.float32(1) if self.shape is None else outline(np.arctan2(v, u), self.shape)
+        scale = np.hypot(u * np.float32(self.rx), v * np.float32(self.rz)) / np.maximum(radius, 1e-3)
+        distance, along = np.full_like(x, FAR), np.zeros_like(x)
+        distance[near], along[near] = (radius - border) * scale, u
+        return (-distance if self.outside else distance), along
+
+    def moved(self, dx: float, dz: float, turn_deg: float, scale: float) -> Ellipse:
+        cx, cz = _moved((self.cx, self.cz), dx, dz, turn_deg, scale)
+        return replace(
+            self,
+            cx=cx,
+            cz=cz,
+            rx=self.rx * scale,
+            rz=self.rz * scale,
+            tilt_deg=self.tilt_deg + turn_deg,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Tube:
+    """A bent tube through `points` (mm) with a radius at each. Position along: 0 at the first, 1 at the
+    last."""
+
+    points: tuple[tuple[float, float], ...]
+    radii: tuple[float, ...]
+
+    def locate(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Signed distance to the outline (mm, negative inside) and position along, both float32 like `x`."""
+        points = np.asarray(self.points, np.float32)
+        pad = max(self.radii) + MARGIN
+        (left, top), (right, bottom) = points.min(0) - pad, points.max(0) + pad
+        near = (x > left) & (x < right) & (z > top) & (z < bottom)
+        px, pz = x[near], z[near]
+        best, place = np.full(px.shape, FAR, np.float32), np.zeros(px.shape, np.float32)
+        starts = self._starts()
+        for i, ((x0, z0), (x1, z1)) in enumerate(zip(points, points[1:], strict=False)):
+            dx, dz = x1 - x0, z1 - z0
+            share = np.clip(((px - x0) * dx + (pz - z0) * dz) / (dx * dx + dz * dz + np.float32(1e-9)), 0, 1)
+            radius = np.float32(self.radii[i]) + share * np.float32(self.radii[i + 1] - self.radii[i])
+            away = np.hypot(px - x0 - share * dx, pz - z0 - share * dz) - radius
+            nearer = away < best
+            best[nearer] = away[nearer]
+            place[nearer] = (starts[i] + share * (starts[i + 1] - starts[i]))[nearer]
+        distance, along = np.full_like(x, FAR), np.zeros_like(x)
+        distance[near], along[near] = best, place
+        return distance, along
+
+    def moved(self, dx: float, dz: float, turn_deg: float, scale: float) -> Tube:
+        points = tuple(_moved(point, dx, dz, turn_deg, scale) for point in self.points)
+        return Tube(points, tuple(radius * scale for radius in self.radii))
+
+    def between(self, first: float, last: float) -> Tube:
+        """The piece between two positions along (0 to 1)."""
+        starts = self._starts()
+        inner = [float(s) for s in starts if first < s < last]
+        at = np.array([first, *inner, last])
+        xs, zs = (np.interp(at, starts, [point[axis] for point in self.points]) for axis in (0, 1))
+        radii = np.interp(at, starts, self.radii)
+        return Tube(tuple(zip(xs.tolist(), zs.tolist(), strict=True)), tuple(radii.tolist()))
+
+    def _starts(self) -> np.ndarray:
+        """Position along of every point [n], float32."""
+        steps = np.hypot(*np.diff(np.asarray(self.points, np.float64), axis=0).T)
+        return (np.concatenate([[0.0], np.cumsum(steps)]) / steps.sum()).astype(np.float32)
+
+
+def _moved(
+    point: tuple[float, float], dx: float, dz: float, turn_deg: float, scale: float
+) -> tuple[float, float]:
+    turn = np.deg2rad(turn_deg)
+    u, v = (point[0] - PIVOT[0]) * scale, (point[1] - PIVOT[1]) * scale
+    return (
+        float(PIVOT[0] + u * np.cos(turn) - v * np.sin(turn) + dx),
+        float(PIVOT[1] + u * np.sin(turn) + v * np.cos(turn) + dz),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One shape of one tissue. `names` says which structure it is along its length; () is none: what it
+    covers is no longer displayed. A `detail` (a pyramid in a kidney's pole) leaves the structures under it as
+    they are. `open` marks a structure that no sector holds (a lobe of the liver): it is whole when what a
+    faultless image shows of it is seen.
+    """
+
+    shape: Ellipse | Tube
+    tissue: Tissue
+    names: Names = ()
+    wall: Tissue | None = None  # a bright wall inside the outline
+    wall_mm: float = 0.0
+    edge: Tissue | None = None  # a bright interface along the outline
+    edge_mm: float = 0.8
+    texture_db: float = 0.0
+    detail: bool = False
+    open: bool = False
+    kept: tuple[float, float] = (0.0, 1.0)  # of a tube: what is in the plane
+
+    def locate(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`Tube.locate` of what is kept, with positions along the whole."""
+        if self.kept == (0.0, 1.0):
+            return self.shape.locate(x, z)
+        first, last = self.kept
+        distance, along = self.shape.between(first, last).locate(x, z)
+        return distance, first + along * np.float32(last - first)
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        return tuple(name for _, name in self.names if name)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A view before it is scanned: parts back to front on `ground`. `wall_mm` is the abdominal wall's depth
+    along the beam, `coarse_db` the strength of a coarse echotexture of the ground, `cut` the structures that
+    were left out or shortened."""
+
+    parts: tuple[Part, ...]
+    ground: Tissue
+    depth_mm: float
+    wall_mm: float
+    coarse_db: float = 0.0
+    cut: frozenset[str] = frozenset()
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.structures))
+
+    def moved(self, dx: float = 0.0, dz: float = 0.0, turn_deg: float = 0.0, scale: float = 1.0) -> Plan:
+        """The same view, all but the abdominal wall turned and scaled around PIVOT, then shifted (mm)."""
+        parts = [replace(part, shape=part.shape.moved(dx, dz, turn_deg, scale)) for part in self.parts]
+        return replace(self, parts=tuple(parts))
+
+    def without(self, structure: str) -> Plan:
+        """The structure's part is not in the plane, or, of a tube with several names, its piece is not."""
+        parts = []
+        for part in self.parts:
+            if structure not in part.structures:
+                parts.append(part)
+            elif len(part.structures) > 1:
+                parts.append(_trimmed(part, structure, 0.0))
+        return replace(self, parts=tuple(parts), cut=self.cut | {structure})
+
+    def shortened(self, structure: str, share: float) -> Plan:
+        """Only `share` of the structure's length is in the plane; a tube keeps the end where it begins."""
+        parts = [_trimmed(p, structure, share) if structure in p.structures else p for p in self.parts]
+        return replace(self, parts=tuple(parts), cut=self.cut | {structure})
+
+
+def cuttable(plan: Plan, structure: str) -> bool:
+    """Whether `without` and `shortened` can act on it: a tube, and one of its ends."""
+    part = next(part for part in plan.parts if structure in part.structures)
+    return isinstance(part.shape, Tube) and structure in (part.names[0][1], part.names[-1][1])
+
+
+def _trimmed(part: Part, structure: str, share: float) -> Part:
+    """`part` with only `share` of one of its end structures."""
+    borders = [0.0, *(min(upto, 1.0) for upto, _ in part.names)]
+    names = [name for _, name in part.names]
+    first, last = part.kept
+    if len(names) > 1 and names[0] == structure:
+        return replace(part, kept=(borders[1] * (1 - share), last))
+    start = borders[-2]
+    return replace(part, kept=(first, start + share * (1 - start)))
+
+
+def structure_map(
+    plan: Plan, x: np.ndarray, z: np.ndarray, radius_mm: float, ids: Mapping[str, int]
+) -> np.ndarray:
+    """Which structure lies at each point of a raster (mm), without sector and shadow: uint8, 0 for none."""
+    found = np.zeros(x.shape, np.uint8)
+    for part in plan.parts:
+        if not part.detail and (part.names or found.any()):
+            _mark(found, part, *part.locate(x, z), ids)
+    found[np.hypot(x, z + np.float32(radius_mm)) - np.float32(radius_mm) < plan.wall_mm] = 0
+    return found
+
+
+def paint(scene: Scene, plan: Plan, ids: Mapping[str, int]) -> np.ndarray:
+    """Paint the plan into `scene`; returns which structure every sample is: uint8 [SAMPLES, BEAMS]."""
+    found = np.zeros(scene.x.shape, np.uint8)
+    if plan.coarse_db:
+        scene.add_texture(scene.z > 0, plan.coarse_db)
+    for part in plan.parts:
+        distance, along = part.locate(scene.x, scene.z)
+        if part.edge:
+            scene.paint_interface(distance, -0.1, part.edge_mm, part.edge)
+        inside = distance < 0
+        scene.paint(inside, part.tissue)
+        if part.texture_db:
+            scene.add_texture(inside, part.texture_db)
+        if part.wall:
+            scene.paint_interface(distance, -part.wall_mm, 0.4, part.wall)
+        _mark(found, part, distance, along, ids)
+    reach = np.hypot(scene.x, scene.z + np.float32(scene.grid.probe.radius_mm)) - np.float32(
+        scene.grid.probe.radius_mm
+    )
+    _abdominal_wall(scene, reach, plan.wall_mm)
+    found[reach < plan.wall_mm] = 0
+    return found
+
+
+def _mark(
+    found: np.ndarray, part: Part, distance: np.ndarray, along: np.ndarray, ids: Mapping[str, int]
+) -> None:
+    if part.detail:
+        return
+    inside = distance < 0
+    found[inside] = 0
+    low = -np.inf
+    for upto, name in part.names:
+        if name:
+            found[inside & (along >= low) & (along < upto)] = ids[name]
+        low = upto
+
+
+def _abdominal_wall(scene: Scene, reach: np.ndarray, thickness: float) -> None:
+    """Skin, fat, a muscle between two bright sheets; `reach` is the depth along the beam (mm)."""
+    scene.paint(reach < thickness, t.MUSCLE)
+    scene.paint(reach < 0.6 * thickness, t.FAT)
+    scene.paint(reach < 2.5, t.SKIN)
+    for depth in (0.6 * thickness, thickness - 1.2):
+        scene.paint((reach > depth) & (reach < depth + 1.2), t.FASCIA)
+
+
+def named(name: str | None) -> Names:
+    """The whole length is one structure."""
+    return ((np.inf, name),)
+
+
+def vessel(
+    rng: np.random.Generator,
+    points: list[tuple[float, float]],
+    radius: tuple[float, float],
+    name: str | None = None,
+    wall_mm: float = 0.0,
+    **more,
+) -> Part:
+    """A bent vessel with an even or tapering radius (mm). Portal veins and arteries have a bright wall,
+    hepatic veins none."""
+    path = bend(points, 7)
+    scale = rng.uniform(0.93, 1.07)
+    radii = tuple(float(r) for r in np.linspace(radius[0], radius[1], len(path)) * scale)
+    wall = t.WALL if wall_mm else None
+    names = named(name) if name else ()
+    return Part(Tube(tuple(path), radii), t.BLOOD, names, wall=wall, wall_mm=wall_mm, **more)
+
+
+def dented(
+    rng: np.random.Generator, cx: float, cz: float, rx: float, rz: float, tilt: float, dent: float
+) -> Ellipse:
+    """An ellipse with a random outline; `dent` is the relative depth of its dents."""
+    return Ellipse(cx, cz, rx, rz, tilt, dents(rng, dent))

@@ -1,0 +1,96 @@
+"""What is asked about an abdominal plane, and the true answer: plane, structures, deductions, score.
+
+The wording is data (wording/planes.yaml); the names of planes, structures, states and grades are the
+protocol's (imaging/planes.yaml). Each deduction is said with its reason.
+
+Knows nothing of pixels or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from imaging.planes import ATTENUATION, Deduction, load_planes
+
+LANGUAGES = ("zh", "en")
+
+
+def request(language: str, rng: np.random.Generator) -> str:
+    """How a clinician asks for plane, structures and score."""
+    choices = _wording(language)["requests"]
+    return choices[int(rng.integers(len(choices)))]
+
+
+def answer(
+    language: str,
+    planes: Sequence[str],
+    states: Mapping[str, str],
+    deductions: Sequence[Deduction],
+    score: float | None,
+    attenuation: float,
+    causes: Mapping[str, str],
+) -> str:
+    """The true answer, a line each for planes, structures, deductions, score.
+
+    `attenuation` is the dark share of the sector (0 to 1); `causes` says what hides a structure ("plane",
+    "sector" or "shadow"). A non-standard view (`score` None) names the structures it displays and no points.
+    """
+    words, protocol = _wording(language), load_planes()
+    lines = [words["plane"].format(planes=_names(planes, language)), _structures(planes, states, language)]
+    if score is None:
+        return words["line"].join([*lines, words["not_scored"]])
+    said = [_deduction(deduction, attenuation, causes, language) for deduction in deductions]
+    lines.append(
+        words["deductions"].format(deductions=words["semicolon"].join(said))
+        if said
+        else words["no_deductions"]
+    )
+    grade = protocol.grade(score).name.text(language)
+    return words["line"].join([*lines, words["score"].format(score=f"{score:g}", grade=grade)])
+
+
+def _structures(planes: Sequence[str], states: Mapping[str, str], language: str) -> str:
+    """Key structures of the planes with their states, and any other structure that is displayed."""
+    words, protocol = _wording(language), load_planes()
+    named = protocol.key_structures(planes)
+    named += tuple(name for name, state in states.items() if state != "not_displayed" and name not in named)
+    said = [
+        words["structure"].format(
+            name=protocol.name(name, language),
+            state=protocol.name(states.get(name, "not_displayed"), language),
+        )
+        for name in named
+    ]
+    return (
+        words["structures"].format(structures=words["comma"].join(said)) if said else words["no_structures"]
+    )
+
+
+def _deduction(deduction: Deduction, attenuation: float, causes: Mapping[str, str], language: str) -> str:
+    words, protocol = _wording(language), load_planes()
+    name, points = protocol.name(deduction.subject, language), f"{deduction.points:g}"
+    if deduction.subject == ATTENUATION:
+        grade = protocol.attenuation_grade(attenuation).name.text(language)
+        return words["attenuation"].format(
+            grade=grade, name=name, percent=round(100 * attenuation), points=points
+        )
+    state = protocol.name(deduction.fault, language)
+    cause = words["causes"][causes.get(deduction.subject, "plane")]
+    return words["deduction"].format(name=name, state=state, cause=cause, points=points)
+
+
+def _names(planes: Sequence[str], language: str) -> str:
+    return _wording(language)["semicolon"].join(load_planes().name(key, language) for key in planes)
+
+
+@cache
+def _wording(language: str) -> dict:
+    if language not in LANGUAGES:
+        raise ValueError(f"there is no wording for the language {language!r}; choose zh or en")
+    path = Path(__file__).parent / "wording" / "planes.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))[language]

@@ -1,0 +1,104 @@
+"""Take names, numbers and dates out of a report.
+
+First the values that the export itself knows: personal columns, ids, DICOM headers. Then the patterns of
+rules.yaml. Known values are the strong half; patterns are chosen, not from a standard, and err towards
+taking out too much.
+
+Cannot find: a name in running text that is in no column and no header and stands behind no label or title; a
+rare disease or an event that gives somebody away. A person must read a sample before anything is shared.
+Knows nothing of images.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+SHORTEST_NUMBER, SHORTEST_WORD = 4, 2  # a bed "3" is no secret, and would take every 3 out
+SHORTEST_LOOSE = 6  # characters of a value that is looked for without regard to spaces and points
+IDEOGRAPH = re.compile(r"[\u3400-\u9fff]")
+_LATIN = r"[^\W_\u3400-\u9fff]"
+_NAME = re.compile(r"[^\W\d_]{3,}(?:['’-][^\W\d_]+)*")
+
+
+def rules() -> dict:
+    """What rules.yaml says."""
+    return _rules()
+
+
+def language_of(*texts: str) -> str:
+    """ "zh" where ideographs are at least a third of the letters, else "en"."""
+    letters = [letter for letter in "".join(texts) if letter.isalpha()]
+    return "zh" if 3 * sum(map(bool, map(IDEOGRAPH.match, letters))) > len(letters) else "en"
+
+
+def without_identity(text: str, known: Iterable[str], language: str) -> str:
+    """`text` with known values and what the patterns find replaced by a word for what stood there."""
+    text = unicodedata.normalize("NFC", text)
+    mark = _rules()["known"][language]
+    for value in sorted(set(known), key=lambda value: (-len(value), value)):
+        for pattern in _patterns_of(value):
+            text = pattern.sub(mark, text)
+    for pattern, words in _patterns():
+        text = pattern.sub(words[language], text)
+    return text
+
+
+def still_known(text: str, known: Iterable[str]) -> bool:
+    """True where a known value stands in `text` after all, however it is spaced or cased. Single words in
+    Latin letters and short numbers are not looked for so loosely: they would be found in what is harmless."""
+    bare = _bare(text)
+    loose = (_bare(value) for value in map(_spelled, known) if not _NAME.fullmatch(value))
+    return any(
+        value in bare
+        for value in loose
+        if len(value) >= (SHORTEST_WORD if IDEOGRAPH.search(value) else SHORTEST_LOOSE)
+    )
+
+
+def _patterns_of(value: str) -> list[re.Pattern]:
+    """How a known value may be written: whole, spaced or not. A name in Latin letters, its parts joined by ^
+    as in DICOM, also by each part; single words only with a capital letter, for Small and Wall are names."""
+    spelled = _spelled(value)
+    if len(_bare(spelled)) < (SHORTEST_NUMBER if _bare(spelled).isdigit() else SHORTEST_WORD):
+        return []
+    if IDEOGRAPH.search(spelled):
+        return [re.compile(r"\s?".join(re.escape(letter) for letter in _bare(spelled)), re.I)]
+    edge = rf"(?<!{_LATIN})", rf"(?!{_LATIN})"  # an ideograph may stand right beside it
+    parts = [part for part in re.split(r"[\s,.]+", spelled) if part]
+    names = _NAME.findall(spelled) if "^" in value or parts == _NAME.findall(spelled)[:1] else []
+    written = sorted({form for name in names for form in (name.upper(), name.capitalize())})
+    whole = [r"[\s,.^=]*".join(map(re.escape, parts))] if len(parts) > 1 or not names else []
+    return [re.compile(edge[0] + form + edge[1], re.I) for form in whole] + [
+        re.compile(edge[0] + re.escape(form) + edge[1]) for form in written
+    ]
+
+
+def _spelled(value: str) -> str:
+    """DICOM's ^ between the parts of a name, and = between its spellings, as spaces."""
+    return " ".join(unicodedata.normalize("NFC", value).replace("^", " ").replace("=", " ").split())
+
+
+def _bare(value: str) -> str:
+    return re.sub(r"[\s,.^=_-]+", "", unicodedata.normalize("NFKC", value)).casefold()
+
+
+@cache
+def _rules() -> dict:
+    return yaml.safe_load(Path(__file__).with_name("rules.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def _patterns() -> tuple[tuple[re.Pattern, dict[str, str]], ...]:
+    return tuple(
+        (
+            re.compile(rule["pattern"], 0 if rule.get("case") else re.I),
+            {key: rule[key] for key in ("zh", "en")},
+        )
+        for rule in _rules()["patterns"]
+    )
