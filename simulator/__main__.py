@@ -30,10 +30,13 @@ SHEET_COLUMNS, SHEET_ROWS, CELL = 8, 6, 224
 def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
-        order = _order(args)
-    except OrderError as error:
-        print(error, file=sys.stderr)
+        return _write(_order(args), args)
+    except (OrderError, OSError) as error:  # a maker may refuse what it was asked for, too
+        print(f"{args.out}: {error.strerror}" if isinstance(error, OSError) else error, file=sys.stderr)
         return 2
+
+
+def _write(order: Order, args: argparse.Namespace) -> int:
     cases: list[Case] = []
     sheet: list[Case] = []
     progress = tqdm(total=args.cases, unit="case", disable=args.quiet)
@@ -43,9 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
             cases += made if args.datasets else []
             if sum(len(case.images) for case in sheet) < SHEET_COLUMNS * SHEET_ROWS:
                 sheet.append(made[0])
-    except OrderError as error:  # a maker may refuse what it was asked for
-        print(error, file=sys.stderr)
-        return 2
     finally:
         progress.close()
     _contact_sheet(sheet, args.out)
@@ -58,7 +58,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _order(args: argparse.Namespace) -> Order:
-    """The order that the arguments describe; raises OrderError."""
+    """The order that the arguments describe; raises OrderError.
+
+    `--task report OUT`: the last word after --task is OUT when none stood elsewhere.
+    """
+    if args.out is None and len(args.task) > 1:
+        args.out = Path(args.task.pop())
+    if args.out is None:
+        raise OrderError("no folder OUT is named to write cases.jsonl and images/ into")
+    if unknown := [task for task in args.task if task not in TASKS]:
+        raise OrderError(f"no task is called {unknown[0]!r}; choose from {', '.join(TASKS)}")
     if min(args.cases, args.workers, args.rows) < 1 or args.seed < 0:
         raise OrderError("--cases, --workers and --rows must be 1 or more, --seed 0 or more")
     if (args.out.exists() and not args.out.is_dir()) or (args.out / "cases.jsonl").exists():
@@ -83,15 +92,15 @@ def _order(args: argparse.Namespace) -> Order:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
     add = parser.add_argument
-    add("out", type=Path, metavar="OUT", help="folder to write cases.jsonl and images/ into")
+    add("out", type=Path, nargs="?", metavar="OUT", help="folder to write cases.jsonl and images/ into")
     add("--cases", type=int, required=True, help="number of examinations")
     add("--seed", type=int, default=0, help="same seed, same files (default 0)")
     add(
         "--task",
         nargs="+",
-        choices=TASKS,
         default=["report"],
-        help="what the cases are for (default report); report, diagnosis and vqa can be ordered together, "
+        help=f"what the cases are for: {', '.join(TASKS)} (default report); report, diagnosis and vqa "
+        "can be ordered together, "
         "and so can quality and compare",
     )
     add("--organ", choices=ORGANS, help="only this organ (default: all that the task knows, evenly)")

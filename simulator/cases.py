@@ -217,6 +217,8 @@ def _cases(examined: Examined, images: list[str], labels: list[str], top: int) -
             known["valid_images"] = (0,) if known["valid_images"] else ()
         if top and "boxes" in known:
             known["boxes"] = tuple(_moved(box, top) for box in known["boxes"])
+        if top and "calipers" in extra:
+            extra["calipers"] = [[_lowered(one, top) for one in picture] for picture in extra["calipers"]]
         yield Case(
             id=f"{examined.name}-{task}" + (f"-{done[task]}" if of_task[task] > 1 else ""),
             images=tuple(images[i] for i in files),
@@ -225,6 +227,10 @@ def _cases(examined: Examined, images: list[str], labels: list[str], top: int) -
             **known,
         )
         done[task] += 1
+
+
+def _lowered(caliper: dict, down: int) -> dict:
+    return caliper | {"ends": [[x, y + down] for x, y in caliper["ends"]]}
 
 
 def _moved(box: dict, down: int) -> dict:

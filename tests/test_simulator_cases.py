@@ -207,3 +207,33 @@ def test_hugging_face_datasets_opens_the_folder(tmp_path):
         "imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache")
     )["train"]
     assert len(opened) == 3 and opened[0]["images"][0].size == opened[0]["labels"][0].size == (224, 224)
+
+
+def test_the_commands_own_line_works_in_either_order(tmp_path, capsys):
+    """`--task report OUT` as the help's first line has it, and OUT first."""
+    for i, words in enumerate((["--task", "report", "{}"], ["--task", "vqa", "report", "{}"], ["{}"])):
+        out = tmp_path / str(i)
+        line = ["--cases", "1", "--quiet", *(word.format(out) for word in words)]
+        assert main(line) == 0
+        assert (out / "cases.jsonl").is_file()
+    assert main(["--cases", "1", "--quiet", "--task", "repot", str(tmp_path / "x")]) == 2
+    assert "no task is called 'repot'" in capsys.readouterr().err
+    (tmp_path / "file").write_text("x")
+    assert main(["--cases", "1", "--quiet", str(tmp_path / "file" / "below")]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_a_banner_moves_the_calipers_with_the_picture(tmp_path):
+    """The crosses are coloured; every stated end lies on one."""
+    flags = ["--cases", "6", "--seed", "4", "--quiet", "--calipers", "all", "--patient-names"]
+    assert main([str(tmp_path / "out"), *flags]) == 0
+    ends = 0
+    for case in read_cases(tmp_path / "out" / "cases.jsonl"):
+        for path, calipers in zip(case.images, case.extra["calipers"], strict=True):
+            pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+            for x, y in (end for caliper in calipers for end in caliper["ends"]):
+                row, column = round(y), round(x)
+                patch = pixels[row - 1 : row + 2, column - 1 : column + 2]
+                assert (np.ptp(patch, axis=-1) > 40).any()
+                ends += 1
+    assert ends >= 8
