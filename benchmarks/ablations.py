@@ -39,8 +39,8 @@ HEADER = """# Ablations at demo size
 Made by `python -m benchmarks.ablations`. EchoVLM's Tables 5 (shared expert), 6 (top-k) and 7 (number of
 experts) asked again with the demo recipe: {steps} steps of {batch} examinations for every variant, from the
 same vision tower and dense language model, seed {training}; {cases} examinations of seed {seed}, with a
-report, a diagnosis and a question each. Profile `echovlm`, 95 % bootstrap intervals over examinations. One run
-each: differences within the intervals say nothing.
+report, a diagnosis and a question each. Profile `echovlm`, 95 % bootstrap intervals over examinations.
+One run each: differences within the intervals say nothing.
 
 ![bars](ablations.png)
 """
