@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.pairs import Pair, PairError, pair_of
 from eval.prediction import OURS
-from eval.rows import Row, load, some
+from eval.rows import Row, keys_found, load, some, wanted_keys, without
 from eval.testsets import CASES as OUR_CASES
 from eval.testsets import (
     last_exchange,
@@ -152,14 +152,14 @@ def _suite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _llava(values: Mapping[str, Any]) -> dict[str, Any]:
-    row = _rest(values, "question_id", "text", "prompt")
+    row = without(values, "question_id", "text", "prompt")
     if isinstance(values.get("prompt"), str):
         row["question"] = plain_question(values["prompt"])
     return row | {"id": values["question_id"], "prediction": values["text"]}
 
 
 def _swift(values: Mapping[str, Any]) -> dict[str, Any]:
-    row = _rest(values, "response", "labels", "messages", "logprobs")
+    row = without(values, "response", "labels", "messages", "logprobs")
     question, _ = last_exchange(turns(values))
     if question:
         row["question"] = question
@@ -167,7 +167,10 @@ def _swift(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _llamafactory(values: Mapping[str, Any]) -> dict[str, Any]:
-    return _rest(values, "predict", "label") | {"prediction": values["predict"], "reference": values["label"]}
+    return without(values, "predict", "label") | {
+        "prediction": values["predict"],
+        "reference": values["label"],
+    }
 
 
 def _vlmevalkit(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,7 +178,7 @@ def _vlmevalkit(values: Mapping[str, Any]) -> dict[str, Any]:
         key: str(_text(values[key])) for key in values if _OPTION.fullmatch(key) and _given(values[key])
     }
     row = {key: value for key, value in values.items() if _given(value) and not _OPTION.fullmatch(key)}
-    row = _rest(row, "index", "prediction", "answer", "image")
+    row = without(row, "index", "prediction", "answer", "image")
     if options:
         row = {"options": options, "answer_type": "closed"} | row
     answer = _text(values.get("answer"))
@@ -187,7 +190,7 @@ def _vlmevalkit(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lmms(values: Mapping[str, Any]) -> dict[str, Any]:
-    row = _rest(values, "doc_id", "filtered_resps", "resps", "target", "arguments", "input")
+    row = without(values, "doc_id", "filtered_resps", "resps", "target", "arguments", "input")
     doc = values["doc"] if isinstance(values.get("doc"), Mapping) else {}
     told = ("question", "answer_type", "organ", "language", "task", "patient")
     row = {key: doc[key] for key in told if isinstance(doc.get(key), str)} | row
@@ -224,8 +227,8 @@ def _answers(path: Path, format: str) -> _Answers:
     name = _known(rows) if format == "auto" else format
     if name is None:
         raise PairError(
-            f"{path.name} {rows[0][0]}: no predictions in a known format; found {_keys(rows[0][1])}. "
-            f"Expected one of: {'; '.join(f'{f.title} ({_groups(f)})' for f in FORMATS.values())}."
+            f"{path.name} {rows[0][0]}: no predictions in a known format; found {keys_found(rows[0][1])}. "
+            f"Expected one of: {'; '.join(f'{f.title} ({wanted_keys(f.keys)})' for f in FORMATS.values())}."
         )
     numbered = FORMATS[name].numbered and not all(
         isinstance(v, Mapping) and _given(v.get("id")) for _, v in rows
@@ -264,7 +267,9 @@ def _doubled(identity: str, first: str, format: str) -> str:
 
 def _pair(format: Format, number: str | None, values: Any) -> Pair:
     if not format.knows(values):
-        raise PairError(f"expected the keys of {format.title} ({_groups(format)}), found {_keys(values)}")
+        raise PairError(
+            f"expected the keys of {format.title} ({wanted_keys(format.keys)}), found {keys_found(values)}"
+        )
     row = format.read(values)
     return pair_of(row | {"id": number.split()[-1] if number else _identity(row["id"])})
 
@@ -337,7 +342,7 @@ def _reference_row(values: Any, format: str | None) -> dict[str, Any]:
     if isinstance(values, Mapping) and "index" in values:
         return _vlmevalkit(values)
     raise PairError(
-        f"expected a reference with the key id (or index, or a test set's keys), found {_keys(values)}"
+        f"expected a reference with the key id (or index, or a test set's keys), found {keys_found(values)}"
     )
 
 
@@ -364,7 +369,7 @@ def _told(pair: Pair | None, case: Pair) -> Pair:
     """A prediction with the truth of its case; where the case has none, the row's own stays."""
     if pair is None:
         return case
-    own = _rest(pair.values, "reference", "answer") if case.references else pair.values
+    own = without(pair.values, "reference", "answer") if case.references else pair.values
     return pair_of({**own, **case.values, "prediction": pair.prediction})
 
 
@@ -461,10 +466,6 @@ def _identity(value: Any) -> Any:
     return value
 
 
-def _rest(values: Mapping[str, Any], *used: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in used}
-
-
 # --- words -------------------------------------------------------------------------------------------------
 
 
@@ -489,18 +490,6 @@ def _shown(pair: Pair) -> list[str]:
     lines += [f"  {key}: {value!r:.200}" for key, value in first.items()]
     others = [key for key in pair.values if key not in told]
     return lines + ([f"  other keys: {', '.join(others)}"] if others else [])
-
-
-def _keys(values: Any) -> str:
-    return (
-        (", ".join(map(str, list(values)[:12])) or "no keys")
-        if isinstance(values, Mapping)
-        else f"{values!r:.40}"
-    )
-
-
-def _groups(format: Format) -> str:
-    return ", ".join(" or ".join(group) for group in format.keys)
 
 
 def _count(n: int, word: str) -> str:

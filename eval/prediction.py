@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -286,11 +286,10 @@ def _failure(error: Exception, seconds: float) -> Row:
 
 def _case_keys(case: Case, folder: Path) -> Row:
     """A case as it is written, with image paths relative to `folder`; what a run said of it is left out."""
-    from imaging.case import KEYS
+    from imaging.case import case_values
 
-    known = {key: getattr(case, key) for key in KEYS if getattr(case, key) not in (None, ())}
-    known["images"] = [Path(os.path.relpath(image, folder.absolute())).as_posix() for image in case.images]
-    return known | {key: value for key, value in case.extra.items() if not _is_ours(key)}
+    extra = {key: value for key, value in case.extra.items() if not _is_ours(key)}
+    return case_values(replace(case, extra=extra), folder.absolute())
 
 
 def _is_ours(key: str) -> bool:

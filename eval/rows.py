@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -243,3 +243,20 @@ def some(names: Sequence[str], most: int = _NAMED) -> str:
     """The first few names and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def without(values: Mapping[str, Any], *used: str) -> dict[str, Any]:
+    """The keys of a row that were not used."""
+    return {key: value for key, value in values.items() if key not in used}
+
+
+def keys_found(values: Any, none: str = "no keys") -> str:
+    """The keys of a row for an error; of what is no row, the beginning."""
+    if not isinstance(values, Mapping):
+        return f"{values!r:.40}"
+    return ", ".join(map(str, list(values)[:12])) or none
+
+
+def wanted_keys(groups: Sequence[Sequence[str]]) -> str:
+    """The keys by which a row is known, for an error: one of each group."""
+    return ", ".join(" or ".join(group) for group in groups)

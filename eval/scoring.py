@@ -272,6 +272,10 @@ class _Cells:
         """How often each subset is resampled; 0 for no intervals."""
         return self._options.resamples
 
+    def applying(self, section: Measured) -> np.ndarray:
+        """bool [pairs]: which pairs any measure of the section speaks of."""
+        return np.any([self._applies[id(measure)] for measure in section.measures], axis=0)
+
     def cell(self, measure: Measure, members: np.ndarray) -> Cell:
         """One figure over the pairs of these indices."""
         sums = self._counts[members, self._columns[id(measure)]].sum(axis=0)
@@ -339,9 +343,7 @@ def _section(
 
 
 def _group(cells: _Cells, section: Measured, name: str, members: np.ndarray, pairs: Sequence[Pair]) -> Group:
-    applying = np.zeros(len(pairs), bool)
-    for measure in section.measures:
-        applying |= measure.applies
+    applying = cells.applying(section)
     mine = [pairs[i] for i in members if applying[i]]
     return Group(
         name,

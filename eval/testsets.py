@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.rows import PairError, Row, read_rows
+from eval.rows import PairError, Row, keys_found, read_rows, wanted_keys, without
 
 if TYPE_CHECKING:
     from imaging.case import Case
@@ -73,8 +73,9 @@ def read_test_set(path: str | Path, split: str = "test", images: str | Path | No
     rows = unpacked(read_rows(path), split, path.name)
     shape = shape_of(rows)
     if shape is None:
+        found = keys_found(rows[0][1], none="none")
         raise PairError(
-            f"{path.name} is no test set that is known here; found the keys {_keys(rows[0][1])}. "
+            f"{path.name} is no test set that is known here; found the keys {found}. "
             f"Expected one of: our cases (id, images), {', '.join(s.title for s in SHAPES)}."
         )
     if shape is CASES:
@@ -117,7 +118,9 @@ def _slake(values: Mapping[str, Any], folder: Path, file: Path) -> tuple[dict, d
         "task": "vqa",
         "answer_type": _answer_type(values),
     }
-    return fields, _rest(values, "qid", "img_name", "question", "answer", "location", "q_lang", "answer_type")
+    return fields, without(
+        values, "qid", "img_name", "question", "answer", "location", "q_lang", "answer_type"
+    )
 
 
 def _r2gen(values: Mapping[str, Any], folder: Path, file: Path) -> tuple[dict, dict]:
@@ -132,7 +135,7 @@ def _r2gen(values: Mapping[str, Any], folder: Path, file: Path) -> tuple[dict, d
     }
     if values.get("subject_id") is not None:  # MIMIC-CXR; IU X-Ray names no patients
         fields["patient"] = str(values["subject_id"])
-    return fields, _rest(values, "id", "image_path", "report", "subject_id")
+    return fields, without(values, "id", "image_path", "report", "subject_id")
 
 
 def _openi(values: Mapping[str, Any], folder: Path, file: Path) -> tuple[dict, dict]:
@@ -146,7 +149,7 @@ def _openi(values: Mapping[str, Any], folder: Path, file: Path) -> tuple[dict, d
         "answer_type": "open",
         "patient": name.rpartition("_")[0] or name,  # "162_1" and "162_2" share report 162
     }
-    return fields, _rest(values, "image_id", "caption")
+    return fields, without(values, "image_id", "caption")
 
 
 def _prompted(values: Mapping[str, Any], folder: Path, file: Path) -> tuple[dict, dict]:
@@ -162,7 +165,7 @@ def _prompted(values: Mapping[str, Any], folder: Path, file: Path) -> tuple[dict
         "answer_type": "open",
         "patient": name.rpartition("_")[0] or name,
     }
-    return fields, _rest(values, "img", "prompt", "label")
+    return fields, without(values, "img", "prompt", "label")
 
 
 def _conversation(values: Mapping[str, Any], folder: Path, file: Path) -> tuple[dict, dict]:
@@ -183,7 +186,7 @@ def _conversation(values: Mapping[str, Any], folder: Path, file: Path) -> tuple[
         "answer_type": _answer_type(values),
         "patient": values.get("patient"),
     }
-    extra = _rest(values, *fields, *CONVERSATIONS, "image", "anatomy", "lang", "description")
+    extra = without(values, *fields, *CONVERSATIONS, "image", "anatomy", "lang", "description")
     if len(said) > 2:  # a system turn or earlier exchanges: part of what was asked
         extra["conversations"] = next(values[key] for key in CONVERSATIONS if values.get(key))
     return fields, extra
@@ -242,7 +245,8 @@ def _cases(rows: Iterable[Row], shape: Shape, folder: Path, path: Path) -> list[
         try:
             if not shape.knows(values):
                 raise PairError(
-                    f"expected the keys of {shape.title} ({_groups(shape)}), found {_keys(values)}"
+                    f"expected the keys of {shape.title} ({wanted_keys(shape.keys)}), "
+                    f"found {keys_found(values, none='none')}"
                 )
             fields, extra = shape.read(values, folder, path)
             case = Case(**{k: v for k, v in fields.items() if v is not None}, extra=extra)
@@ -368,22 +372,6 @@ def _images(folder: Path, names: Any) -> tuple[Path, ...]:
     if not all(isinstance(name, str) and name for name in names):
         raise PairError(f"images {names!r:.60} are not a list of paths")
     return tuple(_image(folder, name) for name in names)
-
-
-def _rest(values: Mapping[str, Any], *used: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in used}
-
-
-def _keys(values: Any) -> str:
-    return (
-        (", ".join(map(str, list(values)[:12])) or "none")
-        if isinstance(values, Mapping)
-        else f"{values!r:.40}"
-    )
-
-
-def _groups(shape: Shape) -> str:
-    return ", ".join(" or ".join(group) for group in shape.keys)
 
 
 def _split_names() -> set[str]:

@@ -96,7 +96,9 @@ def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
     try:
         with unfinished.open("w", encoding="utf-8") as file:
             for case in cases:
-                line = json.dumps(_to_json(case, path.absolute().parent), ensure_ascii=False, allow_nan=False)
+                line = json.dumps(
+                    case_values(case, path.absolute().parent), ensure_ascii=False, allow_nan=False
+                )
                 file.write(line + "\n")
         unfinished.replace(path)
     finally:
@@ -120,7 +122,8 @@ def _from_json(values: Any, folder: Path) -> Case:
     return Case(**known, extra={key: value for key, value in values.items() if key not in KEYS})
 
 
-def _to_json(case: Case, folder: Path) -> dict[str, Any]:
+def case_values(case: Case, folder: Path) -> dict[str, Any]:
+    """The keys and values of a case's line in a file that lies in `folder` (absolute)."""
     values = {key: getattr(case, key) for key in KEYS}
     values["images"] = [_relative(Path(image), folder).as_posix() for image in case.images]
     return {key: value for key, value in values.items() if value is not None and value != ()} | dict(

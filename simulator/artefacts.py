@@ -27,7 +27,15 @@ import numpy as np
 
 from simulator.probe import BEAMS, SAMPLES, Probe, ScanGrid, scan_grid
 from simulator.scene import Scene
-from simulator.speckle import NOISE_DB, Machine, envelope, path_loss_db
+from simulator.speckle import (
+    NOISE_DB,
+    Machine,
+    display,
+    envelope,
+    noise_floor,
+    noise_gain,
+    path_loss_db,
+)
 from simulator.tissue import FLUID
 
 ARTEFACTS = (
@@ -95,9 +103,9 @@ def degraded_image(scene: Scene, machine: Machine, strengths: Strengths, seed: i
     for name, model in ECHOES.items():  # in the order in which they arise: noise comes last
         if strengths.get(name):
             received = received + model(received, scene.grid, strengths[name], _stream(seed, name))
-    received += _floor(scene.rng)
+    received += noise_floor(scene.rng)
     gain_db = GAIN_DB * (strengths.get("gain_high", 0.0) - strengths.get("gain_low", 0.0))
-    return _display(received, scene.grid, replace(machine, gain_db=machine.gain_db + gain_db))
+    return display(received, scene.grid, replace(machine, gain_db=machine.gain_db + gain_db))
 
 
 def _receive(scene: Scene, machine: Machine, loss_db: np.ndarray, blur: float) -> np.ndarray:
@@ -122,27 +130,6 @@ def _all_round(amplitude: np.ndarray, grid: ScanGrid, rng: np.random.Generator) 
     back = np.roll(back, -turn, axis=1)
     share = np.clip((_beams_from(0, grid.probe) - BEAMS / 4) / 8 + 0.5, 0, 1)
     return share * front + (1 - share) * np.concatenate([back, back[:, :1]], axis=1)
-
-
-def _floor(rng: np.random.Generator) -> np.ndarray:
-    """The noise that every image has [SAMPLES, BEAMS]."""
-    level = np.float32(10 ** (NOISE_DB / 20))
-    return level * _gain_curve() * np.abs(rng.standard_normal((SAMPLES, BEAMS), dtype=np.float32))
-
-
-def _display(received: np.ndarray, grid: ScanGrid, machine: Machine) -> np.ndarray:
-    """Gain curve, log compression and scan conversion, as in `speckle.form_image`."""
-    tilt = np.linspace(-0.5, 0.5, SAMPLES, dtype=np.float32)[:, None] * np.float32(machine.tilt_db)
-    level = np.float32(20 / np.log(10)) * np.log(received + 1e-6) + tilt
-    grey = (level + np.float32(machine.gain_db + 0.55 * machine.dynamic_range_db)) / np.float32(
-        machine.dynamic_range_db
-    )
-    return grid.to_image(np.clip(grey, 0, 1) * np.float32(255))
-
-
-def _gain_curve() -> np.ndarray:
-    """How much the time-gain curve lifts noise at each depth [SAMPLES, 1]."""
-    return np.linspace(0.5, 2.0, SAMPLES, dtype=np.float32)[:, None]
 
 
 def _stream(seed: int, name: str) -> np.random.Generator:
@@ -245,7 +232,7 @@ def noise(received: np.ndarray, grid: ScanGrid, strength: float, rng: np.random.
     """Electronic noise above the usual floor [SAMPLES, BEAMS]."""
     level = 10 ** (NOISE_DB / 20) * (10 ** (NOISE_RISE_DB * strength**0.5 / 20) - 1)
     field = np.abs(rng.standard_normal(received.shape, dtype=np.float32))
-    return np.float32(level) * _gain_curve() * field
+    return np.float32(level) * noise_gain() * field
 
 
 def _face(probe: Probe) -> float:

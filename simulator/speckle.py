@@ -64,20 +64,32 @@ def form_image(scene: Scene, machine: Machine) -> np.ndarray:
     """Grey image float32 [SIZE, SIZE], 0 … 255, of a finished scene."""
     echo_db = scene.echo_db + path_loss_db(scene)
     amplitude = np.exp(echo_db * np.float32(np.log(10) / 20))
-    noise = np.float32(10 ** (NOISE_DB / 20))
     received = sum(envelope(amplitude, scene.grid, scene.rng) for _ in range(machine.looks)) / machine.looks
-    received += (
-        noise
-        * np.linspace(0.5, 2.0, SAMPLES, dtype=np.float32)[:, None]
-        * np.abs(scene.rng.standard_normal(received.shape, dtype=np.float32))
-    )
+    received += noise_floor(scene.rng)
+    return display(received, scene.grid, machine)
+
+
+def noise_floor(rng: np.random.Generator) -> np.ndarray:
+    """The electronic noise that every image has, float32 [SAMPLES, BEAMS]."""
+    level = np.float32(10 ** (NOISE_DB / 20))
+    return level * noise_gain() * np.abs(rng.standard_normal((SAMPLES, BEAMS), dtype=np.float32))
+
+
+def noise_gain() -> np.ndarray:
+    """How much the time-gain curve lifts noise at each depth, float32 [SAMPLES, 1]."""
+    return np.linspace(0.5, 2.0, SAMPLES, dtype=np.float32)[:, None]
+
+
+def display(received: np.ndarray, grid: ScanGrid, machine: Machine) -> np.ndarray:
+    """A received envelope after gain, log compression and scan conversion: grey float32 [SIZE, SIZE], 0 …
+    255."""
     tilt = np.linspace(-0.5, 0.5, SAMPLES, dtype=np.float32)[:, None] * np.float32(machine.tilt_db)
     level = np.float32(20 / np.log(10)) * np.log(received + 1e-6) + tilt
     # Liver speckle lands a little below the middle grey of the display.
     grey = (level + np.float32(machine.gain_db + 0.55 * machine.dynamic_range_db)) / np.float32(
         machine.dynamic_range_db
     )
-    return scene.grid.to_image(np.clip(grey, 0, 1) * np.float32(255))
+    return grid.to_image(np.clip(grey, 0, 1) * np.float32(255))
 
 
 @lru_cache(maxsize=64)

@@ -22,15 +22,15 @@ KIDNEY_VIEWS = {
 }
 
 
-def _abdominal_wall(scene: Scene, thickness: float) -> None:
-    skin = (
-        np.hypot(scene.x, scene.z + scene.grid.probe.radius_mm) - scene.grid.probe.radius_mm
-    )  # depth along the beam
-    scene.paint(skin < thickness, t.MUSCLE)
-    scene.paint(skin < 0.6 * thickness, t.FAT)
-    scene.paint(skin < 2.5, t.SKIN)
+def abdominal_wall(scene: Scene, thickness: float) -> np.ndarray:
+    """Paint skin, fat and a muscle between two bright sheets; returns the depth along the beam (mm)."""
+    reach = np.hypot(scene.x, scene.z + scene.grid.probe.radius_mm) - scene.grid.probe.radius_mm
+    scene.paint(reach < thickness, t.MUSCLE)
+    scene.paint(reach < 0.6 * thickness, t.FAT)
+    scene.paint(reach < 2.5, t.SKIN)
     for depth in (0.6 * thickness, thickness - 1.2):
-        scene.paint((skin > depth) & (skin < depth + 1.2), t.FASCIA)
+        scene.paint((reach > depth) & (reach < depth + 1.2), t.FASCIA)
+    return reach
 
 
 def draw_liver(scene: Scene, examination: Examination, view: View) -> None:
@@ -53,7 +53,7 @@ def draw_liver(scene: Scene, examination: Examination, view: View) -> None:
         scene.paint(dome > 0, t.LUNG)
         scene.paint_interface(dome, 0, 0.03, t.DIAPHRAGM)
         _vessels(scene, examination, view)
-    _abdominal_wall(scene, rng.uniform(12, 18))
+    abdominal_wall(scene, rng.uniform(12, 18))
     if view.shows_lesion:
         # Depth and side where the view shows parenchyma, clear of the large vessels.
         x, z = (rng.uniform(-18, 14), 47) if left else (rng.uniform(-32, -14), rng.uniform(60, 72))
@@ -118,7 +118,7 @@ def draw_kidney(scene: Scene, examination: Examination, view: View) -> None:
     _medulla(scene, m, (cx, cz, rx, rz, tilt))
     muscle = scene.wavy(cz + rz + 14, 3)
     scene.paint(scene.z > muscle, t.MUSCLE)
-    _abdominal_wall(scene, rng.uniform(11, 16))
+    abdominal_wall(scene, rng.uniform(11, 16))
     if view.shows_lesion:
         x, z = _site_in_kidney(scene, examination, view, (cx, cz, rx, rz, tilt))
         paint_lesion(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator import tissue as t
+from simulator.anatomy.abdomen import abdominal_wall
 from simulator.scene import Scene, bend, dents, outline
 from simulator.tissue import Tissue
 
@@ -249,10 +250,7 @@ def paint(scene: Scene, plan: Plan, ids: Mapping[str, int]) -> np.ndarray:
         if part.wall:
             scene.paint_interface(distance, -part.wall_mm, 0.4, part.wall)
         _mark(found, part, distance, along, ids)
-    reach = np.hypot(scene.x, scene.z + np.float32(scene.grid.probe.radius_mm)) - np.float32(
-        scene.grid.probe.radius_mm
-    )
-    _abdominal_wall(scene, reach, plan.wall_mm)
+    reach = abdominal_wall(scene, plan.wall_mm)
     found[reach < plan.wall_mm] = 0
     return found
 
@@ -269,15 +267,6 @@ def _mark(
         if name:
             found[inside & (along >= low) & (along < upto)] = ids[name]
         low = upto
-
-
-def _abdominal_wall(scene: Scene, reach: np.ndarray, thickness: float) -> None:
-    """Skin, fat, a muscle between two bright sheets; `reach` is the depth along the beam (mm)."""
-    scene.paint(reach < thickness, t.MUSCLE)
-    scene.paint(reach < 0.6 * thickness, t.FAT)
-    scene.paint(reach < 2.5, t.SKIN)
-    for depth in (0.6 * thickness, thickness - 1.2):
-        scene.paint((reach > depth) & (reach < depth + 1.2), t.FASCIA)
 
 
 def named(name: str | None) -> Names:
