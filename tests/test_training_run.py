@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from assistants.base import Turn, open_assistant
 from imaging.files import load_frames
 from training import run as running
+from training.__main__ import main
+from training.begun import OtherRecipe, begin
 from training.conversation import Conversations, SeenImages, SeenTower
 from training.recipe import Lora, RecipeError, read_recipe
 from training.stages import MIXTURE, freeze, with_lora
@@ -29,6 +31,7 @@ def small(tmp_path_factory):
     raw |= {"weights": str(folder / "weights"), "vocabulary": 600, "precision": "no"}
     raw["simulate"] |= {"cases": 4, "rows": 1, "workers": 1, "quiet": True}
     raw["held_out"] |= {"cases": 3, "workers": 1, "quiet": True}
+    raw["tokenizer_cases"] = [{"cases": 2, "seed": 3, "task": ["plane"], "quiet": True}]
     raw["vision"] |= {"depth": 1, "embed_dim": 32, "num_heads": 2}
     raw["text"] |= {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
     raw["text"] |= {"num_attention_heads": 1, "num_key_value_heads": 1}
@@ -67,6 +70,45 @@ def test_a_second_run_does_nothing_again(small, weights, monkeypatch):
     for name, tensors in before.items():
         again = load_file(weights / name)
         assert all(torch.equal(again[key], tensor) for key, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 9}, "seed was 1, is 9"),
+        ({"vocabulary": 700}, "vocabulary was 600, is 700"),
+        ({"simulate": {"cases": 5}}, "simulate.cases was 4, is 5"),
+        ({"stages": {"steps": 3}}, "stages.vision.schedule.steps was 2, is 3"),
+    ],
+)
+def test_another_recipe_does_not_go_on_where_one_began(small, weights, change, message, capsys):
+    folder, _ = small
+    raw = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
+    for key, value in change.items():
+        if key == "stages":
+            raw["stages"][0]["schedule"] |= value
+        else:
+            raw[key] = raw[key] | value if isinstance(value, dict) else value
+    other = folder / "other.yaml"
+    other.write_text(yaml.safe_dump(raw))
+    assert main([str(other), "--output", str(folder / "output"), "--resume"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_stage_that_has_not_begun_may_change(small, tmp_path):
+    _, recipe = small
+    begin(recipe, tmp_path)
+    (tmp_path / "vision").mkdir()
+    longer = [replace(s, schedule=replace(s.schedule, steps=7)) for s in recipe.stages]
+    begin(replace(recipe, weights="elsewhere", stages=(recipe.stages[0], *longer[1:])), tmp_path)
+    with pytest.raises(OtherRecipe, match="stages.vision.schedule.steps was 2, is 7"):
+        begin(replace(recipe, stages=tuple(longer)), tmp_path)
+
+
+def test_the_tokenizer_reads_more_than_the_cases(small, weights):
+    folder, _ = small
+    more = running.read_cases(folder / "output/tokenizer_cases_0/cases.jsonl")
+    assert {case.task for case in more} == {"plane"}
 
 
 @pytest.fixture
@@ -131,6 +173,7 @@ def test_seen_images_stand_in_for_the_tower(parts, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"tokenizer_cases": 3}, "tokenizer_cases: 3 is not a list"),
         ({"sed": 3}, "sed: unknown key"),
         ({"precision": "int3"}, "precision: 'int3'"),
         ({"stages": ["vision"]}, r"stages\[0\]: expected keys"),
@@ -162,3 +205,23 @@ def test_lora_numbers_are_the_papers():
     lora = read_recipe(RECIPE).stages[-1].lora
     assert (lora.rank, lora.alpha, lora.dropout) == (8, 16, 0.05)
     assert isinstance(lora, Lora)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "there is no case in"),
+        ('{"id": "a", "images": ["a.png"], "answer": null}', "case a has no truth to warm up on"),
+    ],
+)
+def test_cases_that_teach_nothing_end_with_one_sentence(small, tmp_path, lines, message, capsys):
+    folder, _ = small
+    raw = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
+    raw.pop("tokenizer_cases")
+    recipe, cases = tmp_path / "recipe.yaml", tmp_path / "cases.jsonl"
+    recipe.write_text(yaml.safe_dump(raw))
+    cases.write_text(lines)
+    out = str(tmp_path / "out")
+    assert main([str(recipe), "--output", out, "--cases", str(cases)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from imaging.case import CaseError
 from models.errors import ModelError
+from training.begun import OtherRecipe
 from training.loop import Stopped, processes
 from training.recipe import RecipeError, read_recipe
-from training.run import OtherRecipe, run
+from training.run import run
 
 STOPPED = 143  # what a shell reports of a process that SIGTERM ended
 

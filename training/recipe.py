@@ -64,7 +64,8 @@ class Recipe:
 
     Cases: `simulate`, the arguments of `python -m simulator` that makes them, or `cases`, JSONL files.
     Model: `base`, published weights by folder or Hugging Face id, or a fresh one of `vocabulary` tokens with
-    the configuration fields `vision` and `text`. `mixture` holds EchoVLM's own fields.
+    the configuration fields `vision` and `text`. `mixture` holds EchoVLM's own fields. `tokenizer_cases`,
+    orders of the simulator, widen what a fresh tokenizer reads; nothing else learns from them.
     `held_out` (arguments of the simulator) and `familiarity_quantile`, the share of its images that must
     pass, make the familiarity statistics. `max_pixels` is the budget of one image and `max_length` of one
     conversation in tokens; None leaves both to the weights. `weights` is the place for --publish.
@@ -78,6 +79,7 @@ class Recipe:
     cases: str | list[str] | None = None
     base: str | None = None
     vocabulary: int | None = None
+    tokenizer_cases: list[dict] | None = None
     vision: dict[str, object] | None = None
     text: dict[str, object] | None = None
     mixture: dict[str, object] | None = None
@@ -165,6 +167,8 @@ def _complaint(recipe: Recipe) -> str | None:
         return "base, or all of vocabulary, vision and text: one is needed to know the model"
     if recipe.base is not None and any(value is not None for value in fresh):
         return "base: it brings its own vocabulary, vision and text; leave those out"
+    if recipe.base is not None and recipe.tokenizer_cases is not None:
+        return "base: it brings its own tokenizer; leave tokenizer_cases out"
     if recipe.base is not None and (strangers := [kind for kind in kinds if kind in FROM_NOTHING]):
         return f"stages: the kind {strangers[0]} makes fresh weights, not those of a base"
     if recipe.base is None and "moe" in kinds and recipe.mixture is None:

@@ -34,6 +34,7 @@ from imaging.files import load_frames
 from models.checkpoint import load_model, model_class_for, read_json, resolve
 from models.encoding import Encoder
 from models.familiarity import Familiarity, vision_features
+from training.begun import OtherRecipe, begin
 from training.conversation import SeenImages, SeenTower
 from training.loop import processes, train, write_tensors
 from training.recipe import WAITING, Recipe, RecipeError, StageRecipe
@@ -46,10 +47,6 @@ DEMO_SHARD = "8MB"  # committed to the repository, where larger files are unwelc
 SHARD = "5GB"  # the library's own habit
 
 
-class OtherRecipe(ValueError):
-    """What stands in the output folder was made by another recipe."""
-
-
 def run(
     recipe: Recipe, output: Path, say: Callable[[str], None] = print, *, publish: bool = False
 ) -> Path | None:
@@ -57,17 +54,18 @@ def run(
     recipe's own. What stands in `output` already is not done again.
 
     None after a stage under FSDP or DeepSpeed, whose tensors lie in pieces: they are gathered into a file,
-    and the next start goes on from it. Raises RecipeError for inputs that are not there, and what
-    `training.loop.train` and `models.checkpoint.resolve` raise.
+    and the next start goes on from it. Raises RecipeError for inputs that are not there, OtherRecipe for an
+    `output` that another recipe began, and what `training.loop.train` and `models.checkpoint.resolve` raise.
     """
     _require_inputs(recipe, publish)
     state = processes()
     say = say if state.is_main_process else _silent
     with state.main_process_first():  # the others find what it made
         output.mkdir(parents=True, exist_ok=True)
+        begin(recipe, output)
         cases = _cases(recipe, output, say)
         held_out = simulate(recipe.held_out, output / "held_out", say) if recipe.held_out else None
-        encoder, model = _begin(recipe, cases)
+        encoder, model = _first(recipe, cases, output, say)
     for stage in recipe.stages:
         model = _Stage(recipe, stage, encoder, cases, output, say).run(model)
         if model is None:
@@ -102,15 +100,25 @@ def _require_inputs(recipe: Recipe, publish: bool) -> None:
 def _cases(recipe: Recipe, output: Path, say: Callable[[str], None]) -> list[Case]:
     if recipe.simulate is not None:
         return simulate(recipe.simulate, output / "cases", say)
-    return [case for path in recipe.cases for case in read_cases(path)]
+    cases = [case for path in recipe.cases for case in read_cases(path)]
+    if not cases:
+        raise RecipeError(f"{recipe.name}: cases: there is no case in {', '.join(recipe.cases)}")
+    return cases
 
 
-def _begin(recipe: Recipe, cases: Sequence[Case]) -> tuple[Encoder, nn.Module]:
+def _first(
+    recipe: Recipe, cases: Sequence[Case], output: Path, say: Callable[[str], None]
+) -> tuple[Encoder, nn.Module]:
     """Encoder and model before the first stage."""
-    if recipe.base is None:
-        encoder = make_encoder(recipe, cases)
-        return encoder, dense_model(recipe, encoder)
-    return open_base(recipe)
+    if recipe.base is not None:
+        return open_base(recipe)
+    more = [
+        case
+        for i, order in enumerate(recipe.tokenizer_cases or ())
+        for case in simulate(order, output / f"tokenizer_cases_{i}", say)
+    ]
+    encoder = make_encoder(recipe, [*cases, *more])
+    return encoder, dense_model(recipe, encoder)
 
 
 def open_base(recipe: Recipe) -> tuple[Encoder, PreTrainedModel]:
@@ -156,7 +164,7 @@ def simulate(arguments: dict[str, object], folder: Path, say: Callable[[str], No
 
 def make_encoder(recipe: Recipe, cases: Sequence[Case]) -> Encoder:
     """Tokenizer from the cases' texts and the assistant's standard requests; Qwen2-VL's image processor."""
-    texts = [text for case in cases for text in (case.question, case.answer)]
+    texts = [text for case in cases for text in (case.question, case.answer) if text]
     requests = [
         standard_request(task, language, organ)
         for task in ("report", "diagnosis", "vqa")
@@ -287,7 +295,10 @@ class _Stage:
         alone = self.stage.kind == "lora"
         if not alone:
             model.config.text_config.output_router_logits = True  # the load-balancing loss, Eq. 9
-        wrapped = with_lora(model, self.stage.lora, self.stage.schedule.seed, None if alone else MIXTURE)
+        try:
+            wrapped = with_lora(model, self.stage.lora, self.stage.schedule.seed, None if alone else MIXTURE)
+        except ValueError as error:  # peft found no layer of that name
+            raise RecipeError(f"{self.recipe.name}: {self.stage.name}: lora.targets: {error}") from error
         changed = changed_by(wrapped)
         if not self._converse(wrapped):
             return None

@@ -27,7 +27,7 @@ from torch import nn
 
 from assistants.echovlm.prompts import TASKS
 from assistants.language import language_of
-from imaging.case import Case
+from imaging.case import Case, CaseError
 from models.encoding import IGNORED, Encoder, Tensors
 from training.conversation import MOST_TURNS, Conversations, SeenImages
 from training.recipe import Lora
@@ -119,7 +119,7 @@ class Instructions(Conversations):
         seen: SeenImages | None = None,
         max_length: int | None = None,
     ):
-        """ValueError for a case without question or answer, naming it."""
+        """CaseError for a case without question or answer, naming it."""
         super().__init__(name, model, encoder, [_askable(case) for case in cases], seen)
         self.max_length = max_length
 
@@ -135,7 +135,7 @@ class Instructions(Conversations):
                 return tensors
             rows = [rows[rng.integers(len(rows))]]
             tensors = super()._sample(rows, rng)
-        raise ValueError(
+        raise CaseError(
             f"case {rows[0].id} has {tensors['input_ids'].shape[1]} tokens, more than max_length "
             f"{self.max_length}: leave it out, or lower max_pixels"
         )
@@ -146,8 +146,8 @@ def _askable(case: Case) -> Case:
     task = case.task if case.task in TASKS else "vqa"
     question = case.question or ""
     if not case.answer:
-        raise ValueError(f"case {case.id} has no answer: there is nothing to learn from it")
+        raise CaseError(f"case {case.id} has no answer: there is nothing to learn from it")
     if task == "vqa" and not question:
-        raise ValueError(f"case {case.id} has no question, and its task {case.task!r} no standard one")
+        raise CaseError(f"case {case.id} has no question, and its task {case.task!r} no standard one")
     language = case.language or language_of(question) or language_of(case.answer) or "en"
     return replace(case, task=task, question=question, language=language)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from imaging.case import Case
+from imaging.case import Case, CaseError
 
 TISSUES = 6  # classes of the label map, 0 outside the scan … 5 lesion
 LESION = 5
@@ -82,8 +82,15 @@ class VisionWarmup:
     lengths = None  # all images have the same size
 
     def __init__(self, tower: nn.Module, encoder, cases: Sequence[Case]):
-        """`encoder` is a `models.encoding.Encoder`; only its image processor is used."""
+        """`encoder` is a `models.encoding.Encoder`; only its image processor is used. CaseError for a case
+        that did not come from the simulator."""
         unique = {case.images: case for case in cases}.values()  # one examination has many rows
+        for case in unique:
+            if not {"examination", "labels"} <= set(case.extra):
+                raise CaseError(
+                    f"case {case.id} has no truth to warm up on (keys examination, labels): order the cases "
+                    "from the simulator with --labels"
+                )
         self.images = [(case, i) for case in unique for i in range(len(case.images))]
         self.vocabulary = Vocabulary(list(unique))
         self.processor = encoder.image_processor
