@@ -4,7 +4,8 @@ EchoVLM (2025), appendix, "Data Generation Pipeline Implementation": an instance
 similarity to any prior instance exceeds 0.7, or when its SimHash lies within a Hamming distance of 3. The
 paper names no tokens and no variant, so this is decided here:
 
-* "prior" means kept: what was dropped is not in the data, and nothing repeats it. The order matters.
+* "prior" is every instance before it, also one that was dropped itself: so the wording goes. The order
+  matters. (Self-Instruct compares with what was kept; that leaves more in, and chains of small changes too.)
 * Tokens: text in NFKC and lower case; every ideograph is one, every number ("1.2") and every run of other
   letters ("12mm" and "BI-RADS" are two); punctuation and white space are none.
 * ROUGE-L is the F-measure 2 LCS / (m + n) over tokens, as in Self-Instruct, which the paper follows.
@@ -72,26 +73,21 @@ def redundant(texts: Sequence[str], progress: Iterable[int] | None = None) -> li
     """For each text, why it is left out: "rouge_l" or "simhash" (when the first does not hold already), or
     None where it is kept.
 
-    `progress` may wrap `range(len(texts))`, say in a progress bar. Memory grows with the tokens of the kept
-    texts and, at one to four bytes a token, of all. Raises ValueError where the texts have more different
-    tokens than there are characters to write them as (1,114,112).
+    `progress` may wrap `range(len(texts))`, say in a progress bar. Memory grows with the tokens of all
+    different texts. Raises ValueError where the texts have more different tokens than there are characters
+    to write them as (1,114,112).
     """
     coded = _coded(texts)
     ranks = _ranks(coded)
     alike, near = _RougeIndex(), _SimHashIndex()
     reasons: list[str | None] = []
     for i in progress or range(len(texts)):
-        text = _Tokens(coded[i], ranks)
-        if alike.holds_similar(text):
-            reasons.append("rouge_l")
-            continue
-        bits = simhash(texts[i])
-        if near.holds_near(bits):
-            reasons.append("simhash")
-            continue
+        text, bits = _Tokens(coded[i], ranks), simhash(texts[i])
+        reasons.append(
+            "rouge_l" if alike.holds_similar(text) else "simhash" if near.holds_near(bits) else None
+        )
         alike.add(text)
         near.add(bits)
-        reasons.append(None)
     return reasons
 
 
@@ -158,23 +154,25 @@ def _prefix_length(length: int) -> int:
 
 
 class _RougeIndex:
-    """Kept texts, found again by what is more alike than ROUGE_L."""
+    """Different texts, found again by what is more alike than ROUGE_L."""
 
     def __init__(self):
-        self.kept: list[str] = []
+        self.texts: list[str] = []
         self.same: set[str] = set()
-        self.postings: dict[int, array] = {}  # feature → the kept texts that have it in their prefix
+        self.postings: dict[int, array] = {}  # feature → the texts that have it in their prefix
         self.lengths = np.zeros(1024, np.int32)
         self.unmarked = np.zeros(1024, np.int32)  # tokens that share their bit of the bitmap with another
         self.bitmaps = np.zeros((BITMAP // 64, 1024), np.uint64)
 
     def add(self, text: _Tokens) -> None:
-        number = len(self.kept)
+        if text.coded in self.same:
+            return
+        number = len(self.texts)
         if number == len(self.lengths):
             for name in ("lengths", "unmarked", "bitmaps"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros_like(old)], axis=-1))
-        self.kept.append(text.coded)
+        self.texts.append(text.coded)
         self.same.add(text.coded)
         self.lengths[number] = len(text.coded)
         self.unmarked[number] = text.unmarked
@@ -190,10 +188,10 @@ class _RougeIndex:
         return self._any_similar(text.coded, first) or self._any_similar(text.coded, rest)
 
     def _candidates(self, text: _Tokens) -> np.ndarray:
-        """Kept texts that may be similar, those that share most of the bitmap first: those that share the
+        """Texts that may be similar, those that share most of the bitmap first: those that share the
         prefix, where lengths and bitmaps leave room for enough common tokens."""
         lists = [self.postings[feature] for feature in text.prefix if feature in self.postings]
-        met = np.zeros(len(self.kept), bool)
+        met = np.zeros(len(self.texts), bool)
         for numbers in lists:
             met[np.frombuffer(numbers, np.int32)] = True
         candidates = np.flatnonzero(met)
@@ -213,7 +211,7 @@ class _RougeIndex:
         if not len(candidates):
             return False
         needed = enough(len(coded) + self.lengths[candidates])
-        others = [self.kept[i] for i in candidates]
+        others = [self.texts[i] for i in candidates]
         common = cdist([coded], others, scorer=LCSseq.similarity, score_cutoff=int(needed.min()), workers=1)
         return bool((common[0] >= needed).any())
 
@@ -222,11 +220,11 @@ class _SimHashIndex:
     """Kept hashes, found again by what is within HAMMING bits: one of more bands than that is equal."""
 
     def __init__(self):
-        self.bands: list[dict[int, list[int]]] = [{} for _ in range(BANDS)]
+        self.bands: list[dict[int, set[int]]] = [{} for _ in range(BANDS)]
 
     def add(self, bits: int) -> None:
         for band, key in zip(self.bands, _band_keys(bits), strict=True):
-            band.setdefault(key, []).append(bits)
+            band.setdefault(key, set()).add(bits)
 
     def holds_near(self, bits: int) -> bool:
         return any(
