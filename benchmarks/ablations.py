@@ -1,7 +1,7 @@
 """`python -m benchmarks.ablations BASE`: EchoVLM's Tables 5–7 at demo size, on simulated cases.
 
-BASE is the output folder of the demo recipe (`runs/demo_echovlm`): its cases, its vision tower and its
-dense language model are where every variant begins. Each variant then sees the same samples in the same
+BASE is the output folder of the demo recipe (`runs/demo_echovlm`), whose cases every variant learns from; all
+begin with the recipe's own base, the dense demo weights. Each variant then sees the same samples in the same
 order for the same number of steps: stage I and stage II of the paper, or, for "0 experts", the dense
 language model and then LoRA as in stage II. The answers to cases of a fresh seed are scored by `eval`.
 What comes out is reported, also where it contradicts the paper: `ablations.md` with the tables,
@@ -37,8 +37,8 @@ VARIANTS: dict[str, dict | None] = {  # fields of the mixture; None has none
 HEADER = """# Ablations at demo size
 
 Made by `python -m benchmarks.ablations`. EchoVLM's Tables 5 (shared expert), 6 (top-k) and 7 (number of
-experts) asked again with the demo recipe: {steps} steps of {batch} examinations for every variant, from the
-same vision tower and dense language model, seed {training}; {cases} examinations of seed {seed}, with a
+experts) asked again with the demo recipe: {steps} steps of {batch} examinations for every variant, all from
+the same dense demo weights, seed {training}; {cases} examinations of seed {seed}, with a
 report, a diagnosis and a question each. Profile `echovlm`, 95 % bootstrap intervals over examinations.
 One run each: differences within the intervals say nothing.
 
@@ -47,26 +47,23 @@ One run each: differences within the intervals say nothing.
 
 
 def variant_recipe(recipe: Recipe, mixture: dict | None, steps: tuple[int, int]) -> Recipe:
-    """The demo recipe up to its dense model, then two stages of `steps` each with this mixture, or none."""
+    """The demo recipe with two stages of `steps` each and this mixture, or none."""
     stages = {stage.kind: stage for stage in recipe.stages}
-    before = tuple(stage for stage in recipe.stages if stage.kind in ("vision_warmup", "captions"))
 
     def short(kind: str, like: StageRecipe, count: int) -> StageRecipe:
         schedule = replace(like.schedule, steps=count, minutes=None)
-        lora = like.lora if kind in ("instruct", "lora") else None
-        return StageRecipe(f"{kind}_again", kind, schedule, lora)
+        return StageRecipe(kind, kind, schedule, like.lora)
 
     first, second = ("captions", "lora") if mixture is None else ("moe", "instruct")
-    after = (short(first, stages["moe"], steps[0]), short(second, stages["instruct"], steps[1]))
-    own = {} if mixture is None else recipe.mixture | mixture
-    return replace(recipe, stages=before + after, mixture=own or None)
+    both = (short(first, stages["moe"], steps[0]), short(second, stages["instruct"], steps[1]))
+    own = None if mixture is None else recipe.mixture | mixture
+    return replace(recipe, stages=both, mixture=own, held_out=None, familiarity_quantile=None)
 
 
-def borrow(base: Path, output: Path, recipe: Recipe) -> None:
-    """Link what the base run has done into a variant's folder: cases, features, and the stages before."""
+def borrow(base: Path, output: Path) -> None:
+    """Link into a variant's folder what the base run has made of the cases."""
     output.mkdir(parents=True, exist_ok=True)
-    done = [stage.name for stage in recipe.stages if stage.kind in ("vision_warmup", "captions")]
-    for name in ("cases", "held_out", "seen", *done):
+    for name in ("cases", "seen"):
         link = output / name
         if not link.exists():
             link.symlink_to((base / name).resolve(), target_is_directory=True)
@@ -100,7 +97,7 @@ def answered(recipe: Recipe, name: str, mixture: dict | None, args: argparse.Nam
     """Train one variant unless that is done, let it answer the fresh cases, and score them by task."""
     output = args.base / "ablations" / "".join(c if c.isalnum() else "_" for c in name)
     own = variant_recipe(recipe, mixture, tuple(args.steps))
-    borrow(args.base, output, recipe)
+    borrow(args.base, output)
     weights = run(own, output)
     order = {"cases": args.cases, "seed": args.seed, "task": ["report", "diagnosis", "vqa"], "quiet": True}
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,8 @@ refractive_shadow     a beam that grazes a curved border is bent away: a narrow 
 noise                 the electronic noise floor rises, most in the depth where the gain curve lifts it
 blur                  a wide beam and a long pulse (low frequency, wrong focus): coarse speckle, no detail
 gain_low, gain_high   the receiver's gain is too low or too high; what leaves the display's range is lost
-depth_shallow, _deep  the depth setting cuts the organ off, or shows it small
+depth_shallow         the depth setting cuts the target off; its strength is measured (see `shallow_settings`)
+depth_deep            the depth setting shows the target small
 drop_out              part of the probe has no contact or is behind a rib: its beams are weak from the face on
 
 Knows nothing of organs, levels or wording.
@@ -20,7 +21,7 @@ Knows nothing of organs, levels or wording.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -51,17 +52,15 @@ ARTEFACTS = (
     "drop_out",
 )
 EXCLUSIVE = (("gain_low", "gain_high"), ("depth_shallow", "depth_deep"))  # only one of each pair at a time
-STEPS = {
-    "blur": 8,
-    "depth_shallow": 8,
-    "depth_deep": 8,
-}  # in eighths, so that few scan grids serve all images
+STEPS = {"blur": 8, "depth_deep": 8}  # in eighths, so that few scan grids serve all images
 
 GAIN_DB = 24.0
 NOISE_RISE_DB = 42.0
 DROP_OUT_DB = 36.0
 REFRACTION_DB = 32.0
-SHALLOWEST, DEEPEST = 0.48, 2.0  # share of the right depth
+DEEPEST = 2.0  # times the right depth
+SHALLOW = tuple(1 - 0.52 * step / 8 for step in range(1, 9))  # too shallow settings, times the right depth
+LOST = 0.5  # share of the target outside the picture that makes depth_shallow as strong as it gets
 PATH_TWICE = (0.1, 0.25, 0.3, 0.25, 0.1)  # over neighbouring beams
 WIDEST_BEAM, LONGEST_PULSE = 7.0, 3.0  # times the sharp one
 
@@ -80,10 +79,37 @@ def check(strengths: Strengths) -> None:
             raise ValueError(f"artefacts {one} and {other} exclude each other; give one of them")
 
 
-def depth_setting(right_mm: float, strengths: Strengths) -> float:
-    """The depth (mm) that the scanner is set to where `right_mm` would be right."""
-    shallow, deep = strengths.get("depth_shallow", 0.0), strengths.get("depth_deep", 0.0)
-    return right_mm * (1 - (1 - SHALLOWEST) * shallow) * (1 + (DEEPEST - 1) * deep)
+def deep_setting(right_mm: float, strength: float) -> float:
+    """The depth (mm) of depth_deep at this strength where `right_mm` would be right."""
+    return right_mm * (1 + (DEEPEST - 1) * strength)
+
+
+def cut_away(whole: Scene, target: Collection[int], depth_mm: float) -> float:
+    """Share (0 to 1) of the target's area that lies deeper than `depth_mm`, in a scene that shows all of it.
+
+    `target` are classes of the label map. Raises ValueError where the scene shows no target.
+    """
+    rows = np.isin(whole.label, list(target)).sum(axis=1) * whole.grid.beam_mm()  # area at each depth
+    if not rows.any():
+        raise ValueError(f"the scene shows none of the classes {sorted(target)}: name its target's classes")
+    reach = np.arange(SAMPLES) * whole.grid.sample_mm
+    return float(rows[reach > depth_mm].sum() / rows.sum())
+
+
+def shallow_settings(whole: Scene, target: Collection[int]) -> dict[float, float]:
+    """Strength of depth_shallow → depth setting (mm), for all settings that cut some of the target away.
+
+    The strength is measured, not chosen: the share of the target's area outside the picture over LOST, at
+    most 1. A setting that is too shallow and loses nothing is no artefact. Where two settings are equally
+    bad the deeper one stands. `whole` is the scene at its right depth.
+    """
+    found: dict[float, float] = {}
+    for times in SHALLOW:
+        depth_mm = whole.grid.depth_mm * times
+        strength = round(min(cut_away(whole, target, depth_mm) / LOST, 1.0), 3)
+        if strength > 0:
+            found.setdefault(strength, depth_mm)
+    return found
 
 
 def degraded_image(scene: Scene, machine: Machine, strengths: Strengths, seed: int) -> np.ndarray:
@@ -91,7 +117,7 @@ def degraded_image(scene: Scene, machine: Machine, strengths: Strengths, seed: i
 
     Without artefacts it equals `speckle.form_image` (round a catheter but for the seam, see `_all_round`).
     Places and sizes of artefacts come from `seed`, each from its own stream: a change of one strength moves
-    no other artefact. Depth is the scene's own affair (its grid): see `depth_setting`. Raises ValueError for
+    no other artefact. Depth is the scene's own affair (its grid). Raises ValueError for
     strengths that `check` refuses.
     """
     check(strengths)

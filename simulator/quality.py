@@ -3,7 +3,9 @@
 Ultrasound-QBench (sections II and III): intravascular ultrasound and the apical four-chamber view at three
 levels, rated by three prompts (qualitative), by indicators (quantitative) and against each other
 (comparative). A level is not an opinion here: it follows from the strengths of the artefacts by the rule in
-wording/quality.yaml, which also holds every weight and every word. Other organs are drawn on order.
+wording/quality.yaml, which also holds every weight and every word. A strength is a dose that is given, but
+for depth_shallow: there it is measured on the label map, as the share of the view's target outside the
+picture, so that the level is true to what can be seen. Other organs are drawn on order.
 
 Knows nothing of files. No reader has rated these images: how far the rule agrees with sonographers is open.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,13 +23,22 @@ import yaml
 
 from simulator.anatomy import ivus
 from simulator.anatomy.registry import DRAW, GROUND, VIEWS
-from simulator.artefacts import ARTEFACTS, EXCLUSIVE, STEPS, Strengths, degraded_image, depth_setting
+from simulator.artefacts import (
+    ARTEFACTS,
+    EXCLUSIVE,
+    STEPS,
+    Strengths,
+    deep_setting,
+    degraded_image,
+    shallow_settings,
+)
 from simulator.cases import Examined, Order, OrderError, examination_name, languages
 from simulator.draw import INK, Picture
 from simulator.population import sample_examination
 from simulator.probe import SIZE, TOP, ScanGrid, scan_grid
 from simulator.scene import Scene
 from simulator.speckle import Machine
+from simulator.tissue import LABELS
 
 LEVELS = ("high", "medium", "low")
 BENCHMARK = ("ivus", "apical_four_chamber")  # the paper's two views, drawn unless an organ is ordered
@@ -64,29 +75,41 @@ def _score(penalties: Mapping[str, float], strengths: Strengths) -> float:
     return max(0.0, 10.0 - total ** (1 / power))
 
 
-def sample_strengths(rng: np.random.Generator, level: str) -> dict[str, float]:
-    """Artefacts of an image of this level; its overall score is even over the level's range."""
+Settings = Callable[[], Mapping[float, float]]  # strength of depth_shallow → depth (mm), worked out on demand
+
+
+def sample_strengths(rng: np.random.Generator, level: str, shallow: Settings) -> dict[str, float]:
+    """Artefacts of an image of this level; its overall score is even over the level's range.
+
+    `shallow` are the depth settings that the picture can have (`artefacts.shallow_settings`).
+    """
     sampling, floors = rules()["sampling"], rules()["levels"]
     top = {"high": 10.0, "medium": floors["high"], "low": floors["medium"]}[level]
     bottom = max(floors[level], sampling["least_score"])
     for _ in range(TRIES):
         count = int(rng.choice(sampling["artefacts_at_once"][level]))
-        strengths = _split(rng, 10.0 - float(rng.uniform(bottom, top)), count)
+        strengths = _split(rng, 10.0 - float(rng.uniform(bottom, top)), count, shallow)
         if strengths is not None and level_of(overall_score(strengths)) == level:
             return strengths
     raise ValueError(f"wording/quality.yaml: no artefacts found that make an image of level {level}")
 
 
-def _split(rng: np.random.Generator, penalty: float, count: int) -> dict[str, float] | None:
-    """Strengths of `count` random artefacts that cost `penalty` together; None if one would be above 1."""
+def _split(
+    rng: np.random.Generator, penalty: float, count: int, shallow: Settings
+) -> dict[str, float] | None:
+    """Strengths of `count` random artefacts that cost about `penalty` together; None where one would be above
+    1, or where no setting is too shallow."""
     names = [str(name) for name in rng.choice(ARTEFACTS, count, replace=False)]
     if any(one in names and other in names for one, other in EXCLUSIVE):
         return None
     strengths = {}
     for name, share in zip(names, rng.dirichlet(np.full(count, 1.5)), strict=True):
         strength = penalty * float(share) ** (1 / rules()["pooling"]) / rules()["artefacts"][name]["penalty"]
-        steps = STEPS.get(name, 100)
-        strength = round(strength * steps) / steps
+        if name == "depth_shallow":
+            strength = _nearest(shallow(), strength) if strength <= 1 and shallow() else 2.0
+        else:
+            steps = STEPS.get(name, 100)
+            strength = round(strength * steps) / steps
         if strength > 1:
             return None
         if strength >= rules()["sampling"]["faintest"]:
@@ -94,16 +117,34 @@ def _split(rng: np.random.Generator, penalty: float, count: int) -> dict[str, fl
     return dict(sorted(strengths.items()))
 
 
+def _nearest(choices: Mapping[float, float], wanted: float) -> float:
+    return min(choices, key=lambda each: abs(each - wanted))
+
+
 # ------------ pictures ------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
-    """Who is scanned in which view: `shoot(strengths, seed)` takes one more picture of the same anatomy."""
+    """Who is scanned in which view: `shoot` takes one more picture of the same anatomy."""
 
     view: str  # a key of the wording's `views`
     truth: dict
-    shoot: Callable[[Strengths, int], Picture]
+    right_mm: float  # the depth setting that shows the target and little else
+    ruler_mm: float
+    scene: Callable[[float, int], Scene]  # (depth setting in mm, seed)
+
+    def shallow(self, seed: int) -> dict[float, float]:
+        """Strength of depth_shallow → depth setting (mm) for the picture of this seed."""
+        target = [LABELS[name] for name in rules()["views"][self.view]["target"]]
+        return shallow_settings(self.scene(self.right_mm, seed), target)
+
+    def shoot(self, strengths: Strengths, seed: int) -> Picture:
+        """One picture. A strength of depth_shallow must be one of `shallow(seed)`, else KeyError."""
+        depth_mm = deep_setting(self.right_mm, strengths.get("depth_deep", 0.0))
+        if cut := strengths.get("depth_shallow"):
+            depth_mm = self.shallow(seed)[cut]
+        return _picture(self.scene(depth_mm, seed), strengths, seed, self.ruler_mm)
 
 
 @dataclass(frozen=True)
@@ -127,27 +168,22 @@ def sample_subject(rng: np.random.Generator, view: str) -> Subject:
     if view == "ivus":
         artery = ivus.sample_artery(rng)
 
-        def shoot(strengths: Strengths, seed: int) -> Picture:
-            scene = Scene(
-                scan_grid(artery.probe, depth_setting(artery.depth_mm, strengths)),
-                np.random.default_rng(seed),
-                ivus.GROUND,
-            )
+        def vessel(depth_mm: float, seed: int) -> Scene:
+            scene = Scene(scan_grid(artery.probe, depth_mm), np.random.default_rng(seed), ivus.GROUND)
             ivus.draw(scene, artery)
-            return _picture(scene, strengths, seed, ruler_mm=1.0)
+            return scene
 
-        return Subject(view, artery.truth(), shoot)
+        return Subject(view, artery.truth(), artery.depth_mm, 1.0, vessel)
     exam = sample_examination(rng, rules()["views"][view]["organ"])
     still = replace(exam.views[0], doppler=False)
 
-    def shoot_organ(strengths: Strengths, seed: int) -> Picture:
-        shot = replace(still, depth_mm=depth_setting(still.depth_mm, strengths), seed=seed)
-        probe = VIEWS[exam.organ][shot.name].probe
-        scene = Scene(scan_grid(probe, shot.depth_mm), np.random.default_rng(seed), GROUND[exam.organ])
-        DRAW[exam.organ](scene, exam, shot)
-        return _picture(scene, strengths, seed, ruler_mm=10.0)
+    def organ(depth_mm: float, seed: int) -> Scene:
+        grid = scan_grid(VIEWS[exam.organ][still.name].probe, depth_mm)
+        scene = Scene(grid, np.random.default_rng(seed), GROUND[exam.organ])
+        DRAW[exam.organ](scene, exam, replace(still, depth_mm=depth_mm, seed=seed))
+        return scene
 
-    return Subject(view, replace(exam, views=(still,)).truth(), shoot_organ)
+    return Subject(view, replace(exam, views=(still,)).truth(), still.depth_mm, 10.0, organ)
 
 
 def _picture(scene: Scene, strengths: Strengths, seed: int, ruler_mm: float) -> Picture:
@@ -184,10 +220,11 @@ def make(order: Order, number: int) -> Examined:
     rng = np.random.default_rng([order.seed, number])
     subject = sample_subject(rng, view)
     if "compare" in order.tasks:
-        spoiled = _sample_comparison(rng, level)
+        spoiled = _sample_comparison(rng, level, subject)
     else:
-        spoiled = [sample_strengths(rng, level)]
-    shots = [Shot(each, subject.shoot(each, int(rng.integers(2**31)))) for each in spoiled]
+        seed = int(rng.integers(2**31))
+        spoiled = [(sample_strengths(rng, level, cache(partial(subject.shallow, seed))), seed)]
+    shots = [Shot(strengths, subject.shoot(strengths, seed)) for strengths, seed in spoiled]
     rng = np.random.default_rng([order.seed, number, 1])
     rows = []
     for task in order.tasks:
@@ -214,19 +251,26 @@ def _views(organ: str | None) -> list[str]:
     return found
 
 
-def _sample_comparison(rng: np.random.Generator, level: str) -> list[dict[str, float]]:
-    """Strengths of two to four pictures, one of them of `level`, scores apart by the least gap, shuffled."""
+def _sample_comparison(
+    rng: np.random.Generator, level: str, subject: Subject
+) -> list[tuple[dict[str, float], int]]:
+    """Strengths and seeds of two to four pictures, one of them of `level`, scores apart by the least gap,
+    shuffled."""
     sizes, gap = rules()["compare"]["pictures"], rules()["compare"]["least_gap"]
     count = int(rng.choice(list(sizes), p=list(sizes.values())))
     others = [other for other in LEVELS if other != level]
     levels = [level, *rng.permutation(others)[: count - 1]]
     if count > len(LEVELS):
         levels.append(str(rng.choice(LEVELS)))
+    seeds = [int(seed) for seed in rng.integers(2**31, size=count)]
+    settings = [cache(partial(subject.shallow, seed)) for seed in seeds]
     for _ in range(TRIES):
-        spoiled = [sample_strengths(rng, str(each)) for each in levels]
+        spoiled = [
+            sample_strengths(rng, str(each), shallow) for each, shallow in zip(levels, settings, strict=True)
+        ]
         scores = sorted(overall_score(strengths) for strengths in spoiled)
         if all(better - worse >= gap for worse, better in pairwise(scores)):
-            return [spoiled[i] for i in rng.permutation(count)]
+            return [(spoiled[i], seeds[i]) for i in rng.permutation(count)]
     raise ValueError(f"wording/quality.yaml: no {count} images found whose scores differ by {gap}")
 
 

@@ -12,35 +12,48 @@ import yaml
 from safetensors.torch import load_file
 
 from assistants.base import Turn, open_assistant
+from assistants.echovlm.assistant import DEMO_MARK
 from imaging.files import load_frames
 from training import run as running
 from training.__main__ import main
 from training.begun import OtherRecipe, begin
 from training.conversation import Conversations, SeenImages, SeenTower
-from training.recipe import Lora, RecipeError, read_recipe
+from training.recipe import Lora, Recipe, RecipeError, read_recipe
 from training.stages import MIXTURE, freeze, with_lora
 
-RECIPE = Path(__file__).parents[1] / "training/recipes/demo_echovlm.yaml"
+RECIPES = Path(__file__).parents[1] / "training/recipes"
+RECIPE = RECIPES / "demo_qwen2_vl.yaml"
+
+
+def toy(name: str, folder: Path, **changes) -> tuple[Path, Recipe]:
+    """A demo recipe at toy size, two steps a stage, written under `folder`."""
+    raw = yaml.safe_load((RECIPES / f"{name}.yaml").read_text("utf-8"))
+    raw |= {"weights": str(folder / name), "precision": "no"} | changes
+    raw["simulate"] |= {"cases": 4, "rows": 1, "workers": 1, "quiet": True}
+    raw["held_out"] |= {"cases": 3, "workers": 1, "quiet": True}
+    for stage in raw["stages"]:
+        stage["schedule"] |= {"steps": 2, "batch_size": 2, "checkpoint_every": 1}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path, read_recipe(path)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The demo recipe at toy size: two steps a stage."""
+    """The dense demo recipe at toy size."""
     folder = tmp_path_factory.mktemp("run")
-    raw = yaml.safe_load(RECIPE.read_text("utf-8"))
-    raw |= {"weights": str(folder / "weights"), "vocabulary": 600, "precision": "no"}
-    raw["simulate"] |= {"cases": 4, "rows": 1, "workers": 1, "quiet": True}
-    raw["held_out"] |= {"cases": 3, "workers": 1, "quiet": True}
-    raw["tokenizer_cases"] = [{"cases": 2, "seed": 3, "task": ["plane"], "quiet": True}]
-    raw["vision"] |= {"depth": 1, "embed_dim": 32, "num_heads": 2}
-    raw["text"] |= {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
-    raw["text"] |= {"num_attention_heads": 1, "num_key_value_heads": 1}
-    raw["mixture"] |= {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 64}
-    for stage in raw["stages"]:
-        stage["schedule"] |= {"steps": 2, "batch_size": 2, "checkpoint_every": 1}
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    return folder, read_recipe(path)
+    text = yaml.safe_load(RECIPE.read_text("utf-8"))["text"]
+    text |= {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 1, "num_key_value_heads": 1}
+    _, recipe = toy(
+        "demo_qwen2_vl",
+        folder,
+        vocabulary=600,
+        tokenizer_cases=[{"cases": 2, "seed": 3, "task": ["plane"], "quiet": True}],
+        vision={"depth": 1, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 4},
+        text=text,
+    )
+    return folder, recipe
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +62,24 @@ def weights(small) -> Path:
     return running.run(recipe, folder / "output", say=lambda line: None)
 
 
-def test_the_finished_folder_opens_and_answers(small, weights):
+@pytest.fixture(scope="module")
+def echovlm(small, weights):
+    """EchoVLM's demo recipe at toy size on the dense weights: the recipe and what it shipped."""
     folder, _ = small
+    mixture = {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 64}
+    own = yaml.safe_load((RECIPES / "demo_echovlm.yaml").read_text("utf-8"))["mixture"]
+    _, recipe = toy("demo_echovlm", folder, base=str(weights), mixture=own | mixture)
+    return recipe, running.run(recipe, folder / "echovlm", say=lambda line: None)
+
+
+def test_the_finished_folders_open_and_answer(small, weights, echovlm):
+    folder, _ = small
+    for shipped in (weights, echovlm[1]):
+        assert (shipped / DEMO_MARK).is_file()
+        opens_and_answers(folder, shipped)
+
+
+def opens_and_answers(folder: Path, weights: Path) -> None:
     assistant = open_assistant("echovlm", str(weights), device="cpu")
     image = next((folder / "output/cases/images").iterdir())
     *_, reply = assistant.stream(Turn("", tuple(load_frames([image])), "report", None, "zh"))
@@ -83,7 +112,7 @@ def test_a_second_run_does_nothing_again(small, weights, monkeypatch):
 )
 def test_another_recipe_does_not_go_on_where_one_began(small, weights, change, message, capsys):
     folder, _ = small
-    raw = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
+    raw = yaml.safe_load((folder / "demo_qwen2_vl.yaml").read_text("utf-8"))
     for key, value in change.items():
         if key == "stages":
             raw["stages"][0]["schedule"] |= value
@@ -107,16 +136,16 @@ def test_a_stage_that_has_not_begun_may_change(small, tmp_path):
 
 def test_the_tokenizer_reads_more_than_the_cases(small, weights):
     folder, _ = small
-    more = running.read_cases(folder / "output/tokenizer_cases_0/cases.jsonl")
+    more = running.read_cases(folder / "output/tokenizer_cases/0/cases.jsonl")
     assert {case.task for case in more} == {"plane"}
 
 
 @pytest.fixture
-def parts(small, weights):
-    folder, recipe = small
+def parts(small, echovlm):
+    folder, _ = small
+    recipe, _ = echovlm
     cases = running.read_cases(folder / "output/cases/cases.jsonl")
-    encoder = running.make_encoder(recipe, cases)
-    dense = running.dense_model(recipe, encoder)
+    encoder, dense = running.open_base(recipe)
     torch.manual_seed(0)
     return recipe, cases, encoder, running.EchoVLMForConditionalGeneration.from_dense(dense, **recipe.mixture)
 
@@ -202,7 +231,7 @@ def test_every_recipe_in_the_repository_reads():
 
 
 def test_lora_numbers_are_the_papers():
-    lora = read_recipe(RECIPE).stages[-1].lora
+    lora = read_recipe(RECIPES / "demo_echovlm.yaml").stages[-1].lora
     assert (lora.rank, lora.alpha, lora.dropout) == (8, 16, 0.05)
     assert isinstance(lora, Lora)
 
@@ -216,7 +245,7 @@ def test_lora_numbers_are_the_papers():
 )
 def test_cases_that_teach_nothing_end_with_one_sentence(small, tmp_path, lines, message, capsys):
     folder, _ = small
-    raw = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
+    raw = yaml.safe_load((folder / "demo_qwen2_vl.yaml").read_text("utf-8"))
     raw.pop("tokenizer_cases")
     recipe, cases = tmp_path / "recipe.yaml", tmp_path / "cases.jsonl"
     recipe.write_text(yaml.safe_dump(raw))

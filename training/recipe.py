@@ -20,9 +20,7 @@ from assistants.echovlm.configuration import MIXTURE_FIELDS
 from training.loop import Schedule
 
 PRECISIONS = ("no", "bf16", "fp16")
-FROM_NOTHING = ("vision_warmup", "captions")  # kinds that learn on the simulator's truth and fresh weights
-ON_WEIGHTS = ("moe", "instruct", "lora", "llava_align", "llava_instruct")
-KINDS = FROM_NOTHING + ON_WEIGHTS
+KINDS = ("vision_warmup", "captions", "moe", "instruct", "lora", "llava_align", "llava_instruct")
 WITH_LORA = ("instruct", "lora", "llava_instruct")
 # Kinds whose model this version has not got: recipes of them are checked, and not run.
 WAITING = {kind: "the LLaVA-Ultra model" for kind in ("llava_align", "llava_instruct")}
@@ -68,7 +66,8 @@ class Recipe:
     orders of the simulator, widen what a fresh tokenizer reads; nothing else learns from them.
     `held_out` (arguments of the simulator) and `familiarity_quantile`, the share of its images that must
     pass, make the familiarity statistics. `max_pixels` is the budget of one image and `max_length` of one
-    conversation in tokens; None leaves both to the weights. `weights` is the place for --publish.
+    conversation in tokens; None leaves both to the weights. `keep_features` computes what a frozen vision
+    tower sees once for each image; the images must have one size then. `weights` is the place for --publish.
     """
 
     name: str
@@ -88,6 +87,7 @@ class Recipe:
     max_pixels: int | None = None
     max_length: int | None = None
     gradient_checkpointing: bool = False
+    keep_features: bool = False
     weights: str | None = None
 
 
@@ -169,8 +169,6 @@ def _complaint(recipe: Recipe) -> str | None:
         return "base: it brings its own vocabulary, vision and text; leave those out"
     if recipe.base is not None and recipe.tokenizer_cases is not None:
         return "base: it brings its own tokenizer; leave tokenizer_cases out"
-    if recipe.base is not None and (strangers := [kind for kind in kinds if kind in FROM_NOTHING]):
-        return f"stages: the kind {strangers[0]} makes fresh weights, not those of a base"
     if recipe.base is None and "moe" in kinds and recipe.mixture is None:
         return "mixture: the kind moe needs it"
     for key in recipe.mixture or ():

@@ -115,7 +115,7 @@ def _first(
     more = [
         case
         for i, order in enumerate(recipe.tokenizer_cases or ())
-        for case in simulate(order, output / f"tokenizer_cases_{i}", say)
+        for case in simulate(order, output / "tokenizer_cases" / str(i), say)
     ]
     encoder = make_encoder(recipe, [*cases, *more])
     return encoder, dense_model(recipe, encoder)
@@ -280,7 +280,7 @@ class _Stage:
             model.model.language_model.requires_grad_(True)
         changed = changed_by(model)
         model.config.text_config.output_router_logits = mixture  # the load-balancing loss, Eq. 9
-        if self.recipe.base is not None:  # images of all sizes, and too many to keep
+        if not self.recipe.keep_features:
             return (model, changed) if self._converse(model) else None
         tower = model.model.visual
         with processes().main_process_first():
@@ -373,7 +373,7 @@ def ship(
     say: Callable[[str], None],
 ) -> Path:
     """Write the weights folder, whole or not at all; the model card is left in place."""
-    fresh, demo = _fresh(folder), recipe.base is None
+    fresh, demo = _fresh(folder), _is_demo(recipe)
     half = demo or recipe.precision == "bf16"
     model = model.to(torch.bfloat16 if half else torch.float32).eval()
     if isinstance(model, EchoVLMForConditionalGeneration):
@@ -390,6 +390,13 @@ def ship(
         say(f"{folder / 'README.md'} still has the figures of the weights before: measure and correct it")
     say(f"weights in {folder}")
     return folder
+
+
+def _is_demo(recipe: Recipe) -> bool:
+    """Whether all that was ever learned comes from the simulator."""
+    return recipe.simulate is not None and (
+        recipe.base is None or (resolve(recipe.base) / DEMO_MARK).is_file()
+    )
 
 
 def _fit_familiarity(

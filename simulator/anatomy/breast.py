@@ -1,4 +1,8 @@
-"""Breast: skin, fat lobules between Cooper's ligaments, fibroglandular tissue, pectoral muscle, ribs."""
+"""Breast: skin, fat lobules between Cooper's ligaments, fibroglandular tissue, pectoral muscle, ribs.
+
+The composition follows the BI-RADS lexicon's three patterns: mostly fat, mixed, mostly fibroglandular. The
+gland is as thick as measured in the middle third of the image and may thin out towards the sides.
+"""
 
 from __future__ import annotations
 
@@ -9,64 +13,155 @@ from simulator.anatomy import Setting
 from simulator.examination import Examination, View
 from simulator.lesion import paint_flow, paint_lesion
 from simulator.probe import WIDE_LINEAR
-from simulator.scene import Scene
+from simulator.scene import Scene, smooth_field
 
 VIEWS = {
     "radial": Setting(WIDE_LINEAR, (40.0, 45.0)),
     "antiradial": Setting(WIDE_LINEAR, (40.0, 45.0)),
 }
+PATTERNS = {"fatty": 0.1, "mixed": 0.8, "dense": 1.8}  # level of a smooth field above which gland is fat
 
 
 def draw(scene: Scene, examination: Examination, view: View) -> None:
     m, rng = examination.measures, scene.rng
-    scene.paint(scene.layer(0, 2.0), t.SKIN)
-    gland_top = rng.uniform(6.0, 9.0)
-    top = scene.wavy(gland_top, 1.0, 2.0)
-    bottom = top + m["gland_thickness"]
-    scene.paint(scene.layer(2.0, top), t.FAT)
-    _ligaments(scene, gland_top)
-    scene.paint(scene.layer(top, bottom), t.GLAND)
-    gland = scene.layer(top, bottom)
-    scene.add_texture(gland, 5.0 if examination.background == "coarse" else 2.0)
-    for _ in range(rng.integers(2, 5)):  # fat lobules inside the gland
-        x, z = rng.uniform(-22, 22), gland_top + rng.uniform(0.2, 0.8) * m["gland_thickness"]
-        scene.brighten(
-            (scene.ellipse(x, z, rng.uniform(2, 4), rng.uniform(0.8, 1.4), rng.uniform(-20, 20)) < 0) & gland,
-            -6,
-        )
+    skin = rng.uniform(1.5, 2.3)
+    top = _course(scene, rng.uniform(6.5, 9.0), 1.5)
+    bottom = top + np.float32(m["gland_thickness"]) * _wedge(scene)
+    scene.paint(scene.layer(0, skin), t.SKIN)
+    scene.brighten(scene.layer(0.45, skin - 0.45), -7)  # the dermis between its two bright borders
+    scene.paint(scene.layer(skin, top), t.FAT)
+    _subcutaneous(scene, skin, top)
+    _gland(scene, top, bottom, view, coarse=examination.background == "coarse")
     _chest_wall(scene, bottom)
     if view.shows_lesion:
         x = rng.uniform(-7, 7)
-        z = gland_top + m["gland_thickness"] * rng.uniform(0.46, 0.54)
+        local = float(top[top.shape[0] // 4, np.abs(scene.x[0] - x).argmin()])
+        z = local + m["gland_thickness"] * rng.uniform(0.47, 0.53)
         paint_lesion(scene, examination.lesion, x, z, t.GLAND.echo_db)
         if view.doppler:
             paint_flow(scene, examination.lesion, x, z)
 
 
-def _ligaments(scene: Scene, gland_top: float) -> None:
-    """Cooper's ligaments: thin bright arcs of uneven height that hang fat lobules from the skin."""
-    x = -28.0
-    while x < 26:
-        width = scene.rng.uniform(6, 15)
-        height = scene.rng.uniform(0.55, 1.0) * (gland_top - 2.2)
-        arc = scene.ellipse(
-            x + width / 2, gland_top + 1.0, width / 2, height, scene.rng.uniform(-10, 10), 0.08
+def _course(scene: Scene, depth: float, amplitude: float) -> np.ndarray:
+    """The depth (mm) of a border [SAMPLES, BEAMS]: three bends of random length, strength and phase."""
+    course = np.float32(depth)
+    for waves, share in ((0.25, 0.7), (0.9, 0.45), (2.4, 0.2)):
+        length = scene.rng.uniform(0.7, 1.9) * waves
+        course = course + scene.wavy(0, amplitude * share * scene.rng.uniform(0.2, 1.0), length)
+    return course
+
+
+def _wedge(scene: Scene) -> np.ndarray:
+    """Thickness of the gland relative to its middle [SAMPLES, BEAMS]; it may run out towards each side."""
+    way = np.clip((np.abs(scene.x) - 9) / 16, 0, 1)
+    left, right = scene.rng.uniform(0, 0.6, 2) * (scene.rng.random(2) < 0.6)
+    return 1 - way * way * np.where(scene.x < 0, np.float32(left), np.float32(right))
+
+
+def _subcutaneous(scene: Scene, skin: float, top: np.ndarray) -> None:
+    """Cooper's ligaments: thin bright lines that rise from the gland to the skin, leaning and bent, each
+    its own way; and broken septa between the lobules of fat."""
+    rng = scene.rng
+    rows = slice(0, int((float(top.max()) + 1) / scene.grid.sample_mm) + 1)
+    x, z, border = scene.x[rows], scene.z[rows], top[rows]
+    rise = np.clip((border - z) / (border - skin), 0, 1)
+    fat = (z > skin) & (z < border)
+    for _ in range(rng.integers(4, 10)):
+        lean, bent = rng.uniform(-7, 7), rng.uniform(-4, 4)
+        middle = rng.uniform(-25, 25) + lean * rise + bent * rise * (1 - rise) * 4
+        reach = rng.uniform(0.5, 1.0)
+        line = (np.abs(x - middle) < rng.uniform(0.3, 0.5)) & fat & (rise < reach)
+        scene.echo_db[rows][line] = t.SEPTUM.echo_db + rng.uniform(-3, 3) + 2 * scene.field[rows][line]
+    for _ in range(rng.integers(1, 4)):
+        level = rng.uniform(0.2, 0.8) + rng.uniform(0.1, 0.3) * np.sin(
+            np.float32(rng.uniform(0.1, 0.35)) * x + np.float32(rng.uniform(0, 6.3))
         )
-        arc[(scene.z > gland_top + 0.5) | (scene.z < 2)] = 9
-        scene.paint_interface(arc, -0.07, 0.07, t.SEPTUM)
-        x += width * scene.rng.uniform(0.7, 1.1)
+        line = (np.abs(rise - level) < 0.04) & fat & (np.sin(x * 0.21 + rng.uniform(0, 6.3)) > -0.2)
+        scene.echo_db[rows][line] = t.SEPTUM.echo_db - 3
+
+
+def _gland(scene: Scene, top: np.ndarray, bottom: np.ndarray, view: View, coarse: bool) -> None:
+    """Fibroglandular tissue: streaks along the layer, islands of fat by the pattern, ducts."""
+    rng = scene.rng
+    inside = scene.layer(top, bottom)
+    scene.paint(inside, t.GLAND)
+    pattern = str(rng.choice(list(PATTERNS)))
+    rows, columns = int(rng.integers(9, 15)), int(rng.integers(7, 12))
+    fat = smooth_field(rng, rows, columns) + 0.35 * smooth_field(rng, 26, 14)
+    change = -6.0 * np.clip((fat - PATTERNS[pattern]) / 0.35, 0, 1)
+    change += (2.4 if coarse else 1.2) * smooth_field(rng, 56, 12)
+    if coarse:
+        change += 3.0 * smooth_field(rng, 26, 18)
+    scene.brighten(inside, change[inside])
+    _ducts(scene, top, bottom, view, inside)
+    border = scene.layer(top - 0.3, top + 0.15) | scene.layer(bottom - 0.1, bottom + 0.3)
+    scene.brighten(border & (scene.field > -0.3), 4)
+
+
+def _ducts(scene: Scene, top: np.ndarray, bottom: np.ndarray, view: View, inside: np.ndarray) -> None:
+    """Thin dark strokes along a radial scan, dark points across it."""
+    rng = scene.rng
+    depth = (scene.z - top) / (bottom - top)
+    for _ in range(rng.integers(1, 5)):
+        x, level = rng.uniform(-20, 20), rng.uniform(0.2, 0.8)
+        half = rng.uniform(4, 9) if view.name == "radial" else rng.uniform(0.6, 1.0)
+        lean = rng.uniform(-0.012, 0.012)
+        away = np.abs(depth - level - np.float32(lean) * (scene.x - np.float32(x))) * (bottom - top)
+        stroke = (away < rng.uniform(0.3, 0.5)) & (np.abs(scene.x - np.float32(x)) < half) & inside
+        scene.brighten(stroke, -8)
 
 
 def _chest_wall(scene: Scene, bottom: np.ndarray) -> None:
-    muscle = bottom + scene.rng.uniform(2.5, 4.0)
+    """Fat behind the gland, pectoral muscle, ribs and the pleura between them."""
+    rng = scene.rng
+    muscle = _course(scene, 0, 0.5) + bottom + np.float32(rng.uniform(1.6, 3.6))
+    level = float(muscle.mean())
+    muscle = np.maximum(0.65 * muscle + np.float32(0.35 * level), bottom + np.float32(0.8))
+    end = _course(scene, level + rng.uniform(5.0, 8.0), 0.5)
     scene.paint(scene.layer(bottom, muscle), t.FAT)
-    scene.paint(scene.z > muscle, t.MUSCLE)
-    scene.paint(scene.layer(muscle, muscle + 0.6), t.FASCIA)
-    for step in np.arange(1.6, 7.0, 1.5):
-        scene.brighten(scene.layer(muscle + step, muscle + step + 0.3), 7)
-    rib_x = scene.rng.uniform(-20, 20)
-    rib_z = float(muscle[0, np.abs(scene.x[0] - rib_x).argmin()]) + 7.5
-    rib = scene.ellipse(rib_x, rib_z + 2.5, 7, 3.2)
-    scene.paint((rib < 0) & (rib > -0.3) & (scene.z < rib_z + 2.0), t.BONE)
-    lung = scene.wavy(rib_z + 5, 0.4)
-    scene.paint(scene.layer(lung, lung + 0.9) & (rib > 0), t.DIAPHRAGM)  # the pleural line
+    scene.paint(scene.z >= muscle, t.MUSCLE)
+    fibres = smooth_field(rng, 90, int(rng.integers(4, 8)))
+    shift = (rng.uniform(-0.12, 0.12) * scene.x[0] + muscle[0] - level) / scene.grid.sample_mm
+    rows = np.clip(np.arange(len(fibres))[:, None] - shift.astype(int), 0, len(fibres) - 1)
+    fibres = fibres[rows, np.arange(fibres.shape[1])]
+    scene.brighten(scene.z >= muscle, np.clip(7 * (fibres[scene.z >= muscle] - 0.6), -1, 10))
+    fascia = scene.layer(muscle, muscle + 0.5)
+    scene.paint(fascia, t.FASCIA)
+    scene.brighten(fascia, 3 * scene.field[fascia] - 3)
+    _pleura(scene, end + np.float32(3.5))
+    first, apart = rng.uniform(-26, -4), rng.uniform(20, 30)
+    cartilage = rng.random() < 0.45
+    for k in range(2):
+        _rib(scene, first + k * apart, float(end.mean()) + rng.uniform(1.8, 2.6), cartilage)
+
+
+def _pleura(scene: Scene, course: np.ndarray) -> None:
+    """A bright line, and below it air: dark with a weak repeat."""
+    lung = scene.z > course
+    scene.paint(lung, t.LUNG)
+    depth = scene.z[lung] - course[lung]
+    scene.brighten(lung, -5 - 1.2 * depth)
+    line = scene.layer(course, course + 0.7)
+    scene.paint(line, t.DIAPHRAGM)
+    scene.brighten(line, 2 * scene.field[line] - 3)
+
+
+def _rib(scene: Scene, cx: float, cz: float, cartilage: bool) -> None:
+    """An oval: cartilage, dark with a thin bright border, or bone, a bright front and a soft-edged shadow."""
+    rng = scene.rng
+    rx = rng.uniform(5.0, 7.0)
+    rib = scene.ellipse(cx, cz + 2.6, rx, rng.uniform(2.8, 3.6), rng.uniform(-8, 8), 0.05)
+    if cartilage:
+        scene.paint_interface(rib, 0, 0.1, t.FASCIA)
+        scene.paint(rib < 0, t.CARTILAGE)
+        scene.brighten((rib < -0.72), 9)
+        return
+    below = (np.abs(scene.x - np.float32(cx)) < rx) & (scene.z > cz + 2.6)
+    away = ((scene.x - np.float32(cx)) / np.float32(rx)) ** 2
+    dark = (rib < 0) | below
+    scene.paint(dark, t.BEHIND_GAS)
+    scene.brighten(dark, -20 * np.sqrt(np.clip(1 - away[dark], 0, 1)) + 2)
+    front = (rib > -0.16) & (rib < 0.06) & (scene.z < cz + 2.2)
+    scene.paint(front, t.BONE)
+    scene.attenuation[front] = 0.5  # the loss is in the level of what lies below
+    scene.brighten(front, -9 * away[front])

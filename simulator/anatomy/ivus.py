@@ -7,6 +7,9 @@ than the adventitia, fibrous plaque as bright, calcified plaque brighter with a 
 the catheter gives a bright spot and a narrow shadow. Diameters are those of coronary arteries, rounded; echo
 levels are chosen so that the order of greys is the one that is taught; neither is fitted to images.
 
+In the label map the lumen is fluid, the wall parenchyma or lesion, and the adventitia's innermost ring an
+interface: the one layer that runs all round the artery, so that it can be counted what a picture cuts off.
+
 Knows nothing of image formation, artefacts or wording. Not drawn: side branches, dissection, thrombus,
 stents.
 """
@@ -27,6 +30,7 @@ DEPTHS_MM = (4.0, 4.5, 5.0)  # radius of the field of view
 AROUND_MM = 2.1  # what it shows beyond the radius of the vessel: catheter off centre, adventitia
 CATHETER_MM = 0.5  # radius: a catheter of 3 French
 THINNEST_WALL = 0.3  # mm, media and intima
+OUTER_WALL = 0.3  # mm of adventitia around the media that are the wall's outer layer in the label map
 PLAQUE_MM = 0.5  # a wall that is thicker counts as plaque (consensus document, section on measurements)
 
 GROUND = Tissue(-17, 0.55, 2.5)  # loose tissue around the artery
@@ -42,7 +46,7 @@ WALL = {
 }
 CALCIUM = Tissue(18, 0.5, 0.5, t.LESION)
 CATHETER = Tissue(-60, 0.5, 0.0)
-SHEATH = Tissue(12, 0.5, 0.0, t.INTERFACE)
+SHEATH = Tissue(12, 0.5, 0.0)
 CALCIUM_LOSS_DB, WIRE_LOSS_DB = 34.0, 20.0  # what the shadow takes away
 
 
@@ -100,6 +104,7 @@ def draw(scene: Scene, artery: Artery) -> None:
     scene.paint(vessel < 3 * thick, ADVENTITIA)
     scene.echo_db -= 6 * np.clip(vessel / thick, 0, 9)  # the adventitia has no outer border
     np.maximum(scene.echo_db, outside, out=scene.echo_db)
+    scene.label[vessel < OUTER_WALL] = t.INTERFACE
     scene.paint(vessel < 0, MEDIA)
     scene.paint(vessel < -rng.uniform(0.17, 0.26), WALL[artery.plaque])
     thickness = ((vessel < 0) & (lumen > 0)).sum(axis=0) * scene.grid.sample_mm
