@@ -13,7 +13,7 @@ from imaging.case import read_cases
 from training.hospital.__main__ import main
 from training.hospital.export import SIDES, VERSIONS, Pseudonyms
 from training.hospital.rows import ExportError, image_names, patient_key, read_rows, studies
-from training.hospital.texts import language_of, still_known, without_identity
+from training.hospital.texts import language_of, still_known, without_identity, without_label
 
 SECRETS = ("张晓梅", "李建国", "DOE", "JANE", "Jane", "Doe", "P-0007", "ZY20230001", "13800138000", "2023")
 HEADINGS = ["病人ID", "姓名", "检查号", "检查部位", "超声所见", "超声提示", "图像", "报告医师"]
@@ -41,6 +41,20 @@ FINDINGS = "患者张晓梅，2023年5月6日检查。甲状腺左叶中部见�
 )
 def test_names_numbers_and_dates_are_taken_out(text, expected):
     assert without_identity(text, (), language_of(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (" Impression: No nodule.", "No nodule."),
+        ("超声提示：未见异常", "未见异常"),
+        ("超声所见 : 肝脏", "肝脏"),
+        ("Liver: normal. Impression: none", "Liver: normal. Impression: none"),
+        ("诊断不明", "诊断不明"),
+    ],
+)
+def test_a_heading_inside_the_cell_is_left_out(cell, text):
+    assert without_label(cell) == text
 
 
 @pytest.mark.parametrize(

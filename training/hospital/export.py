@@ -29,7 +29,7 @@ from imaging.deidentify import cleaned_frames, identities, write_png
 from imaging.errors import UnreadableFile
 from training.hospital.index import ImageIndex
 from training.hospital.rows import ExportError, Row, Study, image_names, studies
-from training.hospital.texts import language_of, rules, still_known, without_identity
+from training.hospital.texts import language_of, rules, still_known, without_identity, without_label
 
 VERSIONS = ("named", "unnamed")
 SIDES = ("train", "val", "test")
@@ -94,7 +94,7 @@ class Export:
         known = self._known(study, paths)
         language = language_of(first["findings"], first["impression"])
         keys = ("findings", "impression", "site")
-        texts = {key: without_identity(first[key].strip(), known, language) for key in keys}
+        texts = {key: without_identity(without_label(first[key]), known, language) for key in keys}
         if any(still_known(text, known) for text in texts.values()):
             return [], [*skipped, Skipped(where, "a known name or id could not be taken out of the text")]
         name = self.pseudonyms.of("study", f"{study.patient}/{first['study'] or study.lines[0]}")

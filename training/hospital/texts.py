@@ -37,6 +37,11 @@ def language_of(*texts: str) -> str:
     return "zh" if 3 * sum(map(bool, map(IDEOGRAPH.match, letters))) > len(letters) else "en"
 
 
+def without_label(text: str) -> str:
+    """`text` without the heading that some exports repeat in the cell ("Impression: normal")."""
+    return _label().sub("", text.strip(), count=1)
+
+
 def without_identity(text: str, known: Iterable[str], language: str) -> str:
     """`text` with known values and what the patterns find replaced by a word for what stood there."""
     text = unicodedata.normalize("NFC", text)
@@ -91,6 +96,12 @@ def _bare(value: str) -> str:
 @cache
 def _rules() -> dict:
     return yaml.safe_load(Path(__file__).with_name("rules.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def _label() -> re.Pattern:
+    words = sorted((word for key in ("findings", "impression") for word in _rules()["columns"][key]), key=len)
+    return re.compile(rf"\A(?:{'|'.join(map(re.escape, reversed(words)))})\s*[:：]\s*", re.IGNORECASE)
 
 
 @cache
