@@ -173,6 +173,7 @@ def test_the_index_gives_what_all_pairs_give(seed):
     texts = variants(2000, seed)
     expected = all_pairs(texts)
     assert redundant(texts) == expected
+    assert redundant(texts, workers=2) == expected
     assert {None, "rouge_l", "simhash"} == set(expected)
     assert 200 < expected.count(None) < 1900
 

@@ -4,6 +4,7 @@ answers, a person reads a sample, and what was refused is left out."""
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from training.instructions.review import (
 )
 
 WITHIN = ("all", "examination", "none")
+WORTH_A_PROCESS = 5_000  # instances; fewer are judged before a second process has begun; chosen
 ONE_SIDED = 20  # a yes/no template with at least as many answers, all alike, is pointed out; chosen
 
 
@@ -68,7 +70,9 @@ def _not_redundant(made: Sequence[Case], within: str, quiet: bool) -> tuple[list
     kept, reasons = [], Counter()
     bar = tqdm(total=len(made), unit="instance", disable=quiet)
     for cases in groups.values():
-        why = redundant([f"{case.question}\n{case.answer}" for case in cases], _counted(bar, len(cases)))
+        texts = [f"{case.question}\n{case.answer}" for case in cases]
+        workers = min(os.cpu_count() or 1, len(texts) // WORTH_A_PROCESS)
+        why = redundant(texts, _counted(bar, len(texts)), workers=workers)
         kept += [case for case, reason in zip(cases, why, strict=True) if reason is None]
         reasons.update(reason for reason in why if reason)
     bar.close()

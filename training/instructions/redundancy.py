@@ -29,6 +29,7 @@ import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from hashlib import md5
 
 import numpy as np
@@ -69,23 +70,40 @@ def simhash(text: str) -> int:
     return int.from_bytes(np.packbits(majority).tobytes(), "big")
 
 
-def redundant(texts: Sequence[str], progress: Iterable[int] | None = None) -> list[str | None]:
+def redundant(
+    texts: Sequence[str], progress: Iterable[int] | None = None, *, workers: int = 1
+) -> list[str | None]:
     """For each text, why it is left out: "rouge_l" or "simhash" (when the first does not hold already), or
     None where it is kept.
 
-    `progress` may wrap `range(len(texts))`, say in a progress bar. Memory grows with the tokens of all
-    different texts. Raises ValueError where the texts have more different tokens than there are characters
-    to write them as (1,114,112).
+    `progress` may wrap `range(len(texts))`, say in a progress bar. With `workers`, as many processes judge a
+    share of the texts each; the result is the same. Memory grows with the tokens of all different texts, in
+    every process. Raises ValueError where the texts have more different tokens than there are characters to
+    write them as (1,114,112).
     """
+    if workers <= 1:
+        return _verdicts(texts, 0, 1, progress)
+    with ProcessPoolExecutor(workers - 1) as pool:
+        others = [pool.submit(_verdicts, texts, share, workers) for share in range(1, workers)]
+        parts = [_verdicts(texts, 0, workers, progress), *(other.result() for other in others)]
+    return [parts[i % workers][i] for i in range(len(texts))]
+
+
+def _verdicts(
+    texts: Sequence[str], share: int, shares: int, progress: Iterable[int] | None = None
+) -> list[str | None]:
+    """The verdict on every text whose number leaves the rest `share` on division by `shares`. The verdict on
+    one needs the texts before it and not theirs, so that shares do not wait for one another."""
     coded = _coded(texts)
     ranks = _ranks(coded)
     alike, near = _RougeIndex(), _SimHashIndex()
-    reasons: list[str | None] = []
+    reasons: list[str | None] = [None] * len(texts)
     for i in progress or range(len(texts)):
         text, bits = _Tokens(coded[i], ranks), simhash(texts[i])
-        reasons.append(
-            "rouge_l" if alike.holds_similar(text) else "simhash" if near.holds_near(bits) else None
-        )
+        if i % shares == share:
+            reasons[i] = (
+                "rouge_l" if alike.holds_similar(text) else "simhash" if near.holds_near(bits) else None
+            )
         alike.add(text)
         near.add(bits)
     return reasons
