@@ -2,9 +2,9 @@
 
 Three kinds of instances: question and answer of the instruction templates on simulated reports (what the
 pipeline makes: most say what others said), whole simulated reports, and long Chinese reports of shuffled
-clauses, of which few are redundant and all share their characters (the index's bad case). Printed are seconds,
-CPU seconds of all processes, memory of the largest, and what was kept; on the first 2,000 the result is
-compared with all pairs.
+clauses, of which few are redundant and all share their characters (the index's bad case). Printed are
+seconds, CPU seconds of all processes, memory of the largest, and what was kept; on the first 2,000 the result
+is compared with all pairs.
 """
 
 from __future__ import annotations
@@ -115,9 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.alone:
         measure(args.kind[0], args.instances, args.workers)
         return 0
-    print(
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {args.workers} processes\n"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, Python {platform.python_version()}, {args.workers} processes\n")
     print(
         "| instances | number | tokens | seconds | CPU s | MB more | kept | ROUGE-L | SimHash | all pairs |"
     )

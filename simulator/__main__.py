@@ -70,8 +70,10 @@ def _order(args: argparse.Namespace) -> Order:
         raise OrderError(f"no task is called {unknown[0]!r}; choose from {', '.join(TASKS)}")
     if min(args.cases, args.workers, args.rows) < 1 or args.seed < 0:
         raise OrderError("--cases, --workers and --rows must be 1 or more, --seed 0 or more")
-    if (args.out.exists() and not args.out.is_dir()) or (args.out / "cases.jsonl").exists():
-        raise OrderError(f"{args.out} is a file or holds cases already: choose another OUT")
+    if args.out.exists() and not args.out.is_dir():
+        raise OrderError(f"{args.out} is a file: choose another OUT")
+    if args.frames is not None and "cine" not in args.task:
+        raise OrderError("--frames is the length of a cine: add --task cine or leave out --frames")
     if args.datasets and args.format != "png":
         raise OrderError("--datasets needs --format png: Hugging Face datasets do not read DICOM")
     return Order(
@@ -81,7 +83,7 @@ def _order(args: argparse.Namespace) -> Order:
         language=args.language,
         rows=args.rows,
         labels=args.labels,
-        frames=args.frames,
+        **({} if args.frames is None else {"frames": args.frames}),
         calipers=args.calipers,
         caliper_values=args.caliper_values,
         format=args.format,
@@ -103,11 +105,15 @@ def _parser() -> argparse.ArgumentParser:
         "can be ordered together, "
         "and so can quality and compare",
     )
-    add("--organ", choices=ORGANS, help="only this organ (default: all that the task knows, evenly)")
+    add(
+        "--organ",
+        help="only this organ (default: all that the task knows, evenly): "
+        f"{', '.join(ORGANS)}; tasks differ, and refuse another by naming theirs",
+    )
     add("--language", choices=("zh", "en", "both"), default="both", help="of the texts (default both)")
     add("--rows", type=int, default=1, help="rows an examination gets for each task (default 1)")
     add("--labels", action="store_true", help="also write the label map of every image")
-    add("--frames", type=int, default=16, help="frames of a cine (default 16)")
+    add("--frames", type=int, help="frames of a cine (default 16); for --task cine only")
     add("--calipers", choices=CALIPERS, default="none", help="on images with a measurement (default none)")
     add("--caliper-values", action="store_true", help="write the calipers' millimetres into a corner")
     add("--format", choices=FORMATS, default="png", help="of the images (default png); a cine is one DICOM")
@@ -132,7 +138,7 @@ def _contact_sheet(cases: list[Case], out: Path) -> None:
         x, y = k % SHEET_COLUMNS * (CELL + 4), k // SHEET_COLUMNS * (CELL + 16)
         sheet.paste(Image.fromarray(pixels).crop((0, 0, CELL, CELL)), (x, y + 14))
         pen.text((x + 2, y + 1), caption[: CELL // 6], fill=(230, 230, 230))
-    sheet.save(out / "contact_sheet.png")
+    sheet.save(out / "contact_sheet.png", compress_level=1)
 
 
 def _tiles(case: Case, out: Path) -> Iterator[tuple[np.ndarray, str]]:

@@ -25,6 +25,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
+from scipy import ndimage
 
 from simulator.probe import BEAMS, SAMPLES, Probe, ScanGrid, scan_grid
 from simulator.scene import Scene
@@ -84,31 +85,36 @@ def deep_setting(right_mm: float, strength: float) -> float:
     return right_mm * (1 + (DEEPEST - 1) * strength)
 
 
-def cut_away(whole: Scene, target: Collection[int], depth_mm: float) -> float:
-    """Share (0 to 1) of the target's area that lies deeper than `depth_mm`, in a scene that shows all of it.
+def target_rows(whole: Scene, target: Collection[int], least: float = 0.0) -> np.ndarray:
+    """Area of the target at every depth [SAMPLES], adding up to 1, in a scene that shows all of it.
 
-    `target` are classes of the label map. Raises ValueError where the scene shows no target.
+    `target` are classes of the label map. Pieces apart that make up less than the share `least` do not
+    count. Raises ValueError where the scene shows no target.
     """
-    rows = np.isin(whole.label, list(target)).sum(axis=1) * whole.grid.beam_mm()  # area at each depth
-    if not rows.any():
+    mask = np.isin(whole.label, list(target))
+    area = mask * whole.grid.beam_mm()[:, None]
+    if least:
+        pieces, _ = ndimage.label(mask)
+        sizes = np.bincount(pieces.ravel(), area.ravel())
+        area[(sizes < least * sizes.sum())[pieces]] = 0
+    if not area.any():
         raise ValueError(f"the scene shows none of the classes {sorted(target)}: name its target's classes")
-    reach = np.arange(SAMPLES) * whole.grid.sample_mm
-    return float(rows[reach > depth_mm].sum() / rows.sum())
+    return area.sum(axis=1) / area.sum()
 
 
-def shallow_settings(whole: Scene, target: Collection[int]) -> dict[float, float]:
+def shallow_settings(rows: np.ndarray, right_mm: float) -> dict[float, float]:
     """Strength of depth_shallow → depth setting (mm), for all settings that cut some of the target away.
 
     The strength is measured, not chosen: the share of the target's area outside the picture over LOST, at
     most 1. A setting that is too shallow and loses nothing is no artefact. Where two settings are equally
-    bad the deeper one stands. `whole` is the scene at its right depth.
+    bad the deeper one stands. `rows` are `target_rows` of the scene at `right_mm`, its right depth.
     """
     found: dict[float, float] = {}
     for times in SHALLOW:
-        depth_mm = whole.grid.depth_mm * times
-        strength = round(min(cut_away(whole, target, depth_mm) / LOST, 1.0), 3)
+        lost = rows[round(times * (SAMPLES - 1)) + 1 :].sum()
+        strength = round(min(float(lost) / LOST, 1.0), 3)
         if strength > 0:
-            found.setdefault(strength, depth_mm)
+            found.setdefault(strength, right_mm * times)
     return found
 
 

@@ -5,6 +5,9 @@ text. A maker seeds everything random with (order.seed, number): the same order 
 the number of worker processes, and two seeds share nothing. Each row becomes a Case (`imaging.case`); keys of
 a row that Case does not know, such as the truth behind the images, are kept beside it.
 
+The order itself is written first, `simulator.json`. A run that was killed leaves that file and some images:
+the same order clears them and begins anew, any other is refused, so that no folder ever mixes two orders.
+
 Knows nothing of what is drawn or said; only how it goes to disk.
 """
 
@@ -14,7 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +29,7 @@ from threadpoolctl import threadpool_limits
 from imaging.case import KEYS, LISTS, Case, write_cases
 from simulator.dicom import BANNER, burned_in, invented_patient, write_dicom
 from simulator.draw import Picture
+from simulator.examination import ORGANS
 
 MAKERS = {  # the module whose `make` draws the task; tasks of one maker share their images
     "report": "simulator.examinations",
@@ -43,6 +47,7 @@ WITH_CALIPERS = (
     "simulator.examinations",
     "simulator.cine",
 )  # makers of images in which something is measured
+ORDER_FILE = "simulator.json"
 CHUNK = 4  # examinations a worker takes at once: small, so that both finish together
 
 
@@ -115,6 +120,11 @@ def maker(task: str) -> Maker:
         raise OrderError(f"nothing draws the task {task} yet: {MAKERS[task]} does not exist") from error
 
 
+def organs(task: str) -> tuple[str, ...]:
+    """The organs that can be ordered for a task: its maker's ORGANS, or the seven of `examination`."""
+    return getattr(import_module(MAKERS[task]), "ORGANS", ORGANS)
+
+
 def examination_name(order: Order, number: int) -> str:
     return f"s{order.seed}-{number:06d}"
 
@@ -125,9 +135,17 @@ def languages(order: Order, rng: np.random.Generator) -> str:
 
 
 def write_examinations(order: Order, count: int, out: Path, workers: int = 1) -> Iterator[list[Case]]:
-    """Write `count` examinations under `out`, yielding the cases of each as it is done; `cases.jsonl` comes
-    last, whole or not at all."""
+    """Write `count` examinations under `out`, yielding the cases of each as it is done; `simulator.json`
+    comes first, `cases.jsonl` last, whole or not at all.
+
+    Raises OrderError for an organ that the task has not, and where `out` holds anything but leftovers of this
+    very order.
+    """
     write = partial(_write_one, maker(order.tasks[0]), order, out)
+    if order.organ is not None and order.organ not in (known := organs(order.tasks[0])):
+        task, choices = order.tasks[0], ", ".join(known)
+        raise OrderError(f"the task {task} has no organ {order.organ!r}: choose one of {choices}, or none")
+    _claim(order, count, out)
     (out / "images").mkdir(parents=True, exist_ok=True)
     if order.labels:
         (out / "labels").mkdir(exist_ok=True)
@@ -143,6 +161,32 @@ def write_examinations(order: Order, count: int, out: Path, workers: int = 1) ->
                 rows += cases
                 yield cases
     write_cases(out / "cases.jsonl", rows)
+
+
+def _claim(order: Order, count: int, out: Path) -> None:
+    """Make `out` this order's folder: its order file is there, and no image of an earlier run."""
+    wanted = json.loads(json.dumps({"cases": count} | asdict(order)))
+    path = out / ORDER_FILE
+    if (out / "cases.jsonl").exists():
+        raise OrderError(f"{out} holds finished cases already: choose another OUT")
+    if path.exists():
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OrderError(f"{path} is no JSON: choose another OUT") from error
+        if key := next((key for key in wanted if there.get(key) != wanted[key]), None):
+            was, now = (json.dumps(each.get(key)) for each in (there, wanted))
+            raise OrderError(f"{path} is of another order ({key} {was}, now {now}): choose another OUT")
+    elif any((out / "images").glob("*")):
+        raise OrderError(f"{out / 'images'} holds files, and no {ORDER_FILE} says whose: choose another OUT")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        unfinished = out / f".{ORDER_FILE}"
+        unfinished.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    for folder in ("images", "labels"):
+        for left in (out / folder).glob(f"s{order.seed}-*"):
+            left.unlink()
 
 
 def write_metadata(out: Path, cases: Sequence[Case]) -> None:

@@ -6,13 +6,15 @@ cuts an ellipsoid: its outline is sqrt(1 - (d / r)²) of the largest one, r half
 `valid_images` are the frames whose cross-section is at least VALID_SHARE of the largest one's area, counted
 on the label maps. At the middle the frame is a still image of the examination: all that is stated is true
 there. Away from it the organ's section shrinks and drifts a little, as a sweep that is not perpendicular
-sees it.
+sees it, and the image sways by a degree or two, as a hand does. A vessel that lies along the image is a tube:
+the probe moves across it, so that the lumen is the chord of a round cross-section, narrower away from the
+middle, and the walls are cut at a slant. A vessel that is cut across stays as wide as it is.
 
 Speckle: scatterers lie in thin slices across the sweep and the beam averages those under its elevational
 profile (a Gaussian), so that two frames share speckle by the overlap of their profiles and nothing is left
 in common beyond a few beam widths.
 
-Does not know: the heart beat, breathing, the colour Doppler, a probe that is turned or tilted.
+Does not know: the heart beat, breathing, the colour Doppler, a probe that is turned about its own axis.
 """
 
 from __future__ import annotations
@@ -35,6 +37,13 @@ from simulator.scene import Scene, smooth_field
 from simulator.tissue import LESION
 
 VALID_SHARE = 0.25  # of the largest cross-section's area; chosen
+# Views along a vessel → its measure, and how narrow it gets at least (of the measure): the carotid artery
+# ends at its wall, where a portal vein ends its branches come in. The second is chosen.
+TUBES = {("vessel", "longitudinal"): ("lumen", 0.0), ("liver", "right_intercostal"): ("portal_vein", 0.35)}
+ALONG = (("vessel", "transverse"),)  # views across a vessel: the sweep follows it
+WITHIN = (("vessel", "longitudinal"),)  # views whose sweep is kept to the width of the vessel
+BEYOND_THE_WALL = 1.15  # how far a sweep across a vessel goes at most, in radii of the lumen; chosen
+LONG_WAY = 0.6  # how far an organ reaches along the sweep, of the image's depth; chosen
 FINDING = (  # the questions about the finding, of those in the wording
     *("lesion", "normal", "kind", "kind_check", "size", "place", "shape", "margin_check", "posterior"),
     *("microcalcification", "composition", "cystic_check", "reading", "choose_kind"),
@@ -44,15 +53,27 @@ FINDING = (  # the questions about the finding, of those in the wording
 @dataclass(frozen=True)
 class Sweep:
     """`positions_mm` of the frames along the sweep, 0 where the lesion is largest; `radius_mm` is half the
-    lesion's extent along it. `drift` is how far the section moves across and down for each mm."""
+    lesion's extent along it. `drift` is how far the section moves across and down for each mm. `sway` is how
+    the probe rocks in the image's plane: by how much at most (degrees), over how many mm to and fro."""
 
     positions_mm: tuple[float, ...]
     radius_mm: float
     drift: tuple[float, float]
+    sway: tuple[float, float] = (0.0, 1.0)
 
     def share(self, position_mm: float) -> float:
         """Size of the lesion's outline at a position, relative to the largest; 0 beyond its end."""
-        return float(np.sqrt(max(0.0, 1 - (position_mm / self.radius_mm) ** 2)))
+        return chord(position_mm, self.radius_mm)
+
+    def lean(self, position_mm: float) -> float:
+        """The probe's angle (radians) at a position; 0 at the middle."""
+        most, period = self.sway
+        return float(np.deg2rad(most) * np.sin(2 * np.pi * position_mm / period))
+
+
+def chord(position_mm: float, radius_mm: float) -> float:
+    """Length of a circle's chord at a distance from its centre, relative to the diameter; 0 outside."""
+    return float(np.sqrt(max(0.0, 1 - (position_mm / radius_mm) ** 2)))
 
 
 def make(order: Order, number: int) -> Examined:
@@ -94,7 +115,14 @@ def sample_sweep(rng: np.random.Generator, examination: Examination, frames: int
     step = reach / (rng.uniform(0.25, 0.5) * frames)
     middle = int(rng.integers(round(0.1 * frames), frames - round(0.1 * frames)))
     positions = tuple(float(step * (i - middle)) for i in range(frames))
-    return Sweep(positions, radius, (float(rng.uniform(-0.12, 0.12)), float(rng.uniform(-0.08, 0.08))))
+    drift = (float(rng.uniform(-0.12, 0.12)), float(rng.uniform(-0.08, 0.08)))
+    sway = (float(rng.uniform(0.5, 2.0)), 4 * frames * step / float(rng.uniform(2, 5)))
+    if (examination.organ, examination.views[0].name) in WITHIN:  # the lesion is as much smaller
+        most = BEYOND_THE_WALL * examination.measures["lumen"] / 2
+        shrink = min(1.0, most / max(np.abs(positions)))
+        positions = tuple(shrink * position for position in positions)
+        radius, sway = shrink * radius, (sway[0], shrink * sway[1])
+    return Sweep(positions, radius, drift, sway)
 
 
 def draw_sweep(examination: Examination, sweep: Sweep) -> list[Picture]:
@@ -108,7 +136,7 @@ def draw_sweep(examination: Examination, sweep: Sweep) -> list[Picture]:
     pictures = []
     for position in sweep.positions_mm:
         scene = _scene(examination, _passed(view), grid, position, sweep)
-        lesion.paint(scene, sweep.share(position))
+        lesion.paint(scene, sweep.share(position), _lift(examination, view, position))
         scene.rng = speckle.at(position)
         pictures.append(to_picture(scene, machine, examination, view))
     return pictures
@@ -131,18 +159,41 @@ def _passed(view: View) -> View:
 def _scene(examination: Examination, view: View, grid: ScanGrid, position: float, sweep: Sweep) -> Scene:
     """The anatomy at one position: smaller and moved away from the middle, the same at every call."""
     scene = Scene(grid, np.random.default_rng(view.seed), GROUND[examination.organ])
-    long_way = 0.6 * view.depth_mm  # how far the organ reaches along the sweep
-    size = max(0.8, float(np.sqrt(max(0.0, 1 - (position / long_way) ** 2))))
-    measures = {name: size * value for name, value in examination.measures.items()}
+    measures = _measures(examination, view, position)
     # Nothing moves at the skin, and all of it below a third of the depth.
     deep = np.clip(3 * grid.z / view.depth_mm, 0, 1)
-    scene.x = grid.x + np.float32(sweep.drift[0] * position) * deep
-    scene.z = grid.z + np.float32(sweep.drift[1] * position) * deep
+    lean = np.float32(sweep.lean(position))
+    scene.x = grid.x + (np.float32(sweep.drift[0] * position) + lean * grid.z) * deep
+    scene.z = grid.z + (np.float32(sweep.drift[1] * position) - lean * grid.x) * deep
     other = smooth_field(np.random.default_rng([view.seed, 2]))
-    turn = np.float32(0.5 * np.pi * np.tanh(position / long_way))
+    turn = np.float32(0.5 * np.pi * np.tanh(position / (LONG_WAY * view.depth_mm)))
     scene.field = np.cos(turn) * scene.field + np.sin(turn) * other
     DRAW[examination.organ](scene, replace(examination, measures=measures), view)
     return scene
+
+
+def _lift(examination: Examination, view: View, position: float) -> float:
+    """How far the wall that a plaque sits on comes up (mm) where the chord of the vessel is shorter."""
+    if examination.organ != "vessel" or examination.lesion is None:
+        return 0.0
+    lumen, narrower = examination.measures["lumen"], _measures(examination, view, position)["lumen"]
+    return (1 if examination.lesion.place == "far_wall" else -1) * (lumen - narrower) / 2
+
+
+def _measures(examination: Examination, view: View, position: float) -> dict[str, float]:
+    """What the section at a position measures (mm): of an organ an ellipsoid's, of a vessel a tube's."""
+    stated = examination.measures
+    if (examination.organ, view.name) in ALONG:
+        return dict(stated)
+    size = max(0.8, chord(position, LONG_WAY * view.depth_mm))
+    measures = {name: size * value for name, value in stated.items()}
+    name, least = TUBES.get((examination.organ, view.name), ("", 0.0))
+    if name:
+        measures[name] = stated[name] * max(least, chord(position, stated[name] / 2))
+    if name == "lumen":
+        wall = stated["lumen"] / 2 + stated["intima_media"]
+        measures["intima_media"] = wall * chord(position, wall) - measures["lumen"] / 2  # cut at a slant
+    return measures
 
 
 class _Overlay:
@@ -166,12 +217,12 @@ class _Overlay:
             return float(x.mean()), float(z.max() if examination.lesion.place == "far_wall" else z.min())
         return float(x.mean()), float(z.mean())
 
-    def paint(self, scene: Scene, share: float) -> None:
-        """Paint the cross-section whose outline is `share` of the largest."""
+    def paint(self, scene: Scene, share: float, lift_mm: float = 0.0) -> None:
+        """Paint the cross-section whose outline is `share` of the largest, `lift_mm` higher than there."""
         if not self.there or share < 0.05:  # smaller than a resolution cell
             return
         x = self.middle[0] + (scene.x - np.float32(self.middle[0])) / share
-        z = self.middle[1] + (scene.z - np.float32(self.middle[1])) / share
+        z = self.middle[1] + (scene.z + np.float32(lift_mm - self.middle[1])) / share
         at = _samples(self.grid, x, z)
         rim, inside, echo, attenuation = (
             map_coordinates(values, at, order=1, mode="nearest")

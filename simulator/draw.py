@@ -2,7 +2,7 @@
 
 The screen carries what scanners draw and a model can learn from: the scan, a ruler with a tick every 10 mm
 (longer at 50) on the right edge, the side marker of a paired organ, a body mark with the clock position for
-the breast, and the colour box of a Doppler view. No text about a patient; calipers come later, in
+the breast, and the colour box and bar of a Doppler view. No text about a patient; calipers come later, in
 `calipers`.
 """
 
@@ -11,15 +11,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from simulator.anatomy.registry import DRAW, GROUND, VIEWS
 from simulator.examination import Examination, View
-from simulator.probe import SIZE, TOP, ScanGrid, scan_grid
+from simulator.probe import RULER, SIZE, TOP, ScanGrid, scan_grid
 from simulator.scene import Scene
 from simulator.speckle import Machine, form_image
-from simulator.tissue import FLUID, LESION
+from simulator.tissue import FLUID, LESION, PARENCHYMA
 
 INK = 200  # grey of everything drawn on the screen
+BOX_INK = (60, 190, 90)
+BAR_TOP, BAR_ROWS, BAR_COLUMNS = 8, 62, 3  # the bar of the colours: between the scan and the ruler's ticks
+WALL_FILTER = 0.1  # share of the Nyquist speed below which motion counts as the wall's and gets no colour
+# Colours from standstill to the Nyquist speed, towards the probe and away from it.
+WARM = ((60, 0, 0), (190, 10, 0), (250, 110, 0), (255, 240, 60))
+COLD = ((0, 0, 80), (0, 20, 200), (20, 130, 250), (110, 245, 255))
+BLOOD_ORGANS = ("vessel", "heart")
 _GLYPHS = {  # 5 x 7 dots: the side marker
     "L": ("10000", "10000", "10000", "10000", "10000", "10000", "11111"),
     "R": ("11110", "10001", "10001", "11110", "10100", "10010", "10001"),
@@ -61,34 +69,90 @@ def to_picture(scene: Scene, machine: Machine, examination: Examination, view: V
     grey = form_image(scene, machine)
     pixels = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
     if view.doppler:
-        _colour_box(pixels, scene, grey)
+        _colour_box(pixels, scene, examination.organ)
     _screen(pixels, grid, examination, view)
     return Picture(pixels, grid.labels_to_image(scene.label), grid.mm_per_pixel)
 
 
-def _colour_box(pixels: np.ndarray, scene: Scene, grey: np.ndarray) -> None:
-    """Colour Doppler: red towards, blue away from the probe, inside a thin box around lesion or vessel."""
-    grid = scene.grid
-    flow = grid.to_image(scene.flow)
+def _colour_box(pixels: np.ndarray, scene: Scene, organ: str) -> None:
+    """Colour Doppler inside a thin box, with the bar of its colours beside the ruler: red towards the probe,
+    blue away from it, and past the Nyquist speed over yellow and cyan into the other colour."""
+    rng, grid = scene.rng, scene.grid
+    nyquist = rng.uniform(0.55, 1.05)  # the fastest `scene.flow` has speed 1
+    box = _box(grid, rng, _focus(scene, organ))
+    flow = np.where(box, grid.to_image(scene.flow), np.float32(0))
+    speed = _speed(flow, rng) / np.float32(nyquist)
+    seen = np.abs(speed) > WALL_FILTER
+    pixels[seen] = _colours((speed[seen] + 1) % 2 - 1)
+    pixels[box & ~ndimage.binary_erosion(box)] = BOX_INK
+    bar = np.linspace(1, -1, BAR_ROWS)[:, None].repeat(BAR_COLUMNS, 1)
+    pixels[BAR_TOP : BAR_TOP + BAR_ROWS, SIZE - RULER : SIZE - RULER + BAR_COLUMNS] = _colours(bar)
+
+
+def _focus(scene: Scene, organ: str) -> np.ndarray:
+    """Bool [SIZE, SIZE]: what the sonographer lays the box around. In vessels and the heart that is the
+    blood; elsewhere the lesion or, where none is seen, any place of the organ, so that the box tells
+    nothing."""
+    grid, rng = scene.grid, scene.rng
     labels = grid.labels_to_image(scene.label)
-    focus = labels == LESION if (labels == LESION).any() else (np.abs(flow) > 0.1) | (labels == FLUID)
-    if not (focus & grid.inside).any():  # nothing flows here: the box lies on the middle of the scan
-        focus = np.zeros_like(focus)
-        focus[SIZE // 4 : SIZE // 2, SIZE // 4 : SIZE // 2] = True
-    rows, columns = np.nonzero(focus & grid.inside)
-    r0, r1 = max(int(np.percentile(rows, 2)) - 10, 0), min(int(np.percentile(rows, 98)) + 10, SIZE - 1)
-    c0, c1 = max(int(np.percentile(columns, 2)) - 10, 0), min(int(np.percentile(columns, 98)) + 10, SIZE - 12)
-    flow[: r0 + 1], flow[r1:], flow[:, : c0 + 1], flow[:, c1:] = 0, 0, 0, 0
-    speed = np.clip(np.abs(flow) + 0.12 * scene.rng.standard_normal(flow.shape, dtype=np.float32), 0, 1)
-    coloured = np.abs(flow) > 0.15
-    warm = np.stack([110 + 145 * speed, 190 * speed**2, 20 * speed], -1)
-    cold = np.stack([20 * speed, 150 * speed**2, 110 + 145 * speed], -1)
-    colour = np.where((flow > 0)[..., None], warm, cold)
-    pixels[coloured] = colour[coloured].astype(np.uint8)
-    edge = np.zeros(grey.shape, bool)
-    edge[[r0, r1], c0 : c1 + 1] = True
-    edge[r0 : r1 + 1, [c0, c1]] = True
-    pixels[edge] = (60, 190, 90)
+    place, size = rng.random(), rng.uniform(10, 28, 2)
+    if organ in BLOOD_ORGANS:
+        focus = (np.abs(grid.to_image(scene.flow)) > 0.1) | (labels == FLUID)
+    else:
+        focus = labels == LESION
+    if focus.any():
+        return focus
+    parenchyma = np.argwhere(labels == PARENCHYMA)
+    middle = parenchyma[int(place * len(parenchyma))] if len(parenchyma) else (SIZE // 3, SIZE // 2)
+    rows, columns = np.ogrid[:SIZE, :SIZE]
+    return (np.abs(rows - middle[0]) < size[0]) & (np.abs(columns - middle[1]) < size[1]) & grid.inside
+
+
+def _box(grid: ScanGrid, rng: np.random.Generator, focus: np.ndarray) -> np.ndarray:
+    """Bool [SIZE, SIZE]: the box around `focus`, along the beams as scanners gate it: a piece of the fan, or
+    a rectangle under a linear probe."""
+    rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32)
+    down, across, pixel = rows, columns, 1.0
+    if grid.probe.fan:
+        radius = np.float32(grid.probe.radius_mm / grid.mm_per_pixel)
+        x = columns - (SIZE - RULER) / 2
+        z = rows - TOP + np.float32(grid.z.min() / grid.mm_per_pixel) + radius
+        down, across = np.hypot(x, z), np.arctan2(x, z)
+        pixel = 1 / float(down[focus & grid.inside].mean())
+    spare = rng.uniform(6, 13, 4)
+    (top, bottom), (left, right) = (
+        np.percentile(way[focus & grid.inside], (2, 98)) for way in (down, across)
+    )
+    box = (down > top - spare[0]) & (down < bottom + spare[1])
+    box &= (across > left - spare[2] * pixel) & (across < right + spare[3] * pixel)
+    return box & grid.inside
+
+
+def _speed(flow: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Speed at every pixel [SIZE, SIZE] from the mean flow: laminar (fastest in the middle of a stream, slow
+    at its wall), at one moment of the pulse, uneven in clumps of a few pixels."""
+    stream = np.abs(flow) > 0.02
+    depth = ndimage.distance_transform_edt(stream)
+    widest = ndimage.maximum_filter(depth, 15)  # the middle of the stream; wider streams are flat there
+    share = np.clip(depth / np.maximum(widest, 1), 0, 1)
+    laminar = 1 - (1 - share) ** 2
+    pulse = rng.uniform(0.75, 1.15)
+    grains = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
+    clumps = ndimage.uniform_filter(grains[0], 5) * 5
+    return flow * (pulse * laminar * (1 + 0.08 * clumps + 0.04 * grains[1])).astype(np.float32)
+
+
+def _colours(speed: np.ndarray) -> np.ndarray:
+    """uint8 [..., 3] for speeds -1 … 1 in units of the Nyquist speed."""
+    fast = np.abs(speed)
+    warm, cold = (
+        np.stack(
+            [np.interp(fast, np.linspace(0, 1, len(stops)), channel) for channel in zip(*stops, strict=True)],
+            -1,
+        )
+        for stops in (WARM, COLD)
+    )
+    return np.where(speed[..., None] > 0, warm, cold).astype(np.uint8)
 
 
 def _screen(pixels: np.ndarray, grid: ScanGrid, examination: Examination, view: View) -> None:

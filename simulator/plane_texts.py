@@ -3,6 +3,10 @@
 The wording is data (wording/planes.yaml); the names of planes, structures, states and grades are the
 protocol's (imaging/planes.yaml). Each deduction is said with its reason.
 
+The line of key structures holds what the planes demand, with states, and nothing else: it is what a reader
+checks against the protocol. What else can be seen is named on a line of its own, without states, for the
+protocol says of no plane how much of it there should be.
+
 Knows nothing of pixels or files.
 """
 
@@ -30,18 +34,21 @@ def answer(
     language: str,
     planes: Sequence[str],
     states: Mapping[str, str],
+    beside: Sequence[str],
     deductions: Sequence[Deduction],
     score: float | None,
     attenuation: float,
     causes: Mapping[str, str],
 ) -> str:
-    """The true answer, a line each for planes, structures, deductions, score.
+    """The true answer, a line each for planes, key structures, what else is displayed, deductions, score.
 
-    `attenuation` is the dark share of the sector (0 to 1); `causes` says what hides a structure ("plane",
-    "sector" or "shadow"). A non-standard view (`score` None) names the structures it displays and no points.
+    `beside` are structures that can be seen and are not judged; `attenuation` is the dark share of the sector
+    (0 to 1); `causes` says what hides a structure ("plane", "sector" or "shadow"). A non-standard view
+    (`score` None) demands nothing: it names all that it displays, and no points.
     """
     words, protocol = _wording(language), load_planes()
-    lines = [words["plane"].format(planes=_names(planes, language)), _structures(planes, states, language)]
+    lines = [words["plane"].format(planes=_names(planes, language))]
+    lines += _structures(planes, states, beside, language)
     if score is None:
         return words["line"].join([*lines, words["not_scored"]])
     said = [_deduction(deduction, attenuation, causes, language) for deduction in deductions]
@@ -54,21 +61,27 @@ def answer(
     return words["line"].join([*lines, words["score"].format(score=f"{score:g}", grade=grade)])
 
 
-def _structures(planes: Sequence[str], states: Mapping[str, str], language: str) -> str:
-    """Key structures of the planes with their states, and any other structure that is displayed."""
+def _structures(
+    planes: Sequence[str], states: Mapping[str, str], beside: Sequence[str], language: str
+) -> list[str]:
+    """A line with the structures that the planes demand and their states, where there are planes; a line
+    with any other that is displayed."""
     words, protocol = _wording(language), load_planes()
-    named = protocol.key_structures(planes)
-    named += tuple(name for name, state in states.items() if state != "not_displayed" and name not in named)
+    demanded = protocol.key_structures(planes)
     said = [
         words["structure"].format(
             name=protocol.name(name, language),
             state=protocol.name(states.get(name, "not_displayed"), language),
         )
-        for name in named
+        for name in demanded
     ]
-    return (
-        words["structures"].format(structures=words["comma"].join(said)) if said else words["no_structures"]
-    )
+    others = [name for name, state in states.items() if state != "not_displayed" and name not in demanded]
+    names = [protocol.name(name, language) for name in (*others, *beside)]
+    lines = [words["structures"].format(structures=words["comma"].join(said))] if said else []
+    if names:
+        heading = words["others"] if said else words["displayed"]
+        lines.append(heading.format(structures=words["comma"].join(names)))
+    return lines or [words["no_structures"]]
 
 
 def _deduction(deduction: Deduction, attenuation: float, causes: Mapping[str, str], language: str) -> str:

@@ -21,9 +21,10 @@ from typing import TypeVar
 import numpy as np
 
 from imaging.planes import NON_STANDARD, load_planes
+from simulator import tissue as t
 from simulator.anatomy import planes_liver as liver
 from simulator.anatomy import planes_organs as organs
-from simulator.anatomy.standard_planes import Plan, cuttable, structure_map
+from simulator.anatomy.standard_planes import Names, Part, Plan, Tube, behind, cuttable, named, structure_map
 from simulator.cases import OrderError
 from simulator.probe import Probe
 from simulator.screens import STYLES, Style
@@ -54,28 +55,60 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StandardView:
-    """A way to draw one or two planes; `planes` are those it may show, its own first."""
+    """A way to draw one or two planes; `planes` are those it may show, its own first. `ground` names what
+    fills the sector around the view's own structures, () where it is no structure; `vessel` is the name of a
+    large vessel that the plan draws beside them without one."""
 
     make: Callable[[np.random.Generator], Plan]
     planes: tuple[str, ...]
     organ: str
     weight: float = 1.0
+    ground: Names = ()
+    vessel: str | None = None
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """A faultless plan with every structure named."""
+        plan = self.make(rng)
+        ground = (behind(self.ground, GROUND_X_MM),) if self.ground else ()
+        parts = [
+            replace(part, names=named(self.vessel), beside=True) if self.vessel and _large(part) else part
+            for part in plan.parts
+        ]
+        return replace(plan, parts=(*ground, *parts))
 
 
+def _large(part: Part) -> bool:
+    """Whether a part is a vessel without a name, and too wide to be one of the many branches."""
+    tube = isinstance(part.shape, Tube) and part.tissue is t.BLOOD and not part.names
+    return tube and max(part.shape.radii) > BRANCH_MM
+
+
+RIGHT_LOBE = named("right_lobe_of_liver")
+BRANCH_MM = 4.0  # radius up to which a vessel is one of the liver's branches
+GROUND_X_MM = -8.0  # where the middle hepatic vein runs: the border of the two lobes
+BOTH_LOBES = ((0.0, "right_lobe_of_liver"), *named("left_lobe_of_liver"))
 # Eleven planes with about the same share; the views of two planes take their share from those planes.
 VIEWS = (
     StandardView(liver.left_lobe_aorta, ("left_lobe_aorta",), "liver"),
     StandardView(liver.left_portal_branch, ("left_portal_branch",), "liver"),
-    StandardView(liver.hepatic_veins, ("hepatic_veins",), "liver"),
-    StandardView(liver.right_portal_branch, ("right_portal_branch",), "liver", 0.7),
+    StandardView(liver.hepatic_veins, ("hepatic_veins",), "liver", ground=BOTH_LOBES),
+    StandardView(liver.right_portal_branch, ("right_portal_branch",), "liver", 0.7, RIGHT_LOBE),
     StandardView(
         liver.right_portal_branch_with_gallbladder,
         ("right_portal_branch", "gallbladder_longitudinal"),
         "liver",
         0.4,
+        RIGHT_LOBE,
     ),
-    StandardView(liver.gallbladder_longitudinal, ("gallbladder_longitudinal",), "liver", 0.8),
-    StandardView(liver.bile_duct_longitudinal, ("bile_duct_longitudinal",), "liver"),
+    StandardView(
+        liver.gallbladder_longitudinal,
+        ("gallbladder_longitudinal",),
+        "liver",
+        0.8,
+        RIGHT_LOBE,
+        "right_portal_vein",
+    ),
+    StandardView(liver.bile_duct_longitudinal, ("bile_duct_longitudinal",), "liver", ground=RIGHT_LOBE),
     StandardView(organs.right_liver_kidney, ("right_liver_kidney",), "liver", 0.7),
     StandardView(
         organs.right_liver_whole_kidney,
@@ -137,12 +170,17 @@ def structure_ids() -> dict[str, int]:
     return {name: FIRST_STRUCTURE + i for i, name in enumerate(load_planes().structures)}
 
 
+def organs_of_views() -> tuple[str, ...]:
+    """The organs that can be ordered. "abdomen" is of views that show no organ, and are never standard."""
+    return tuple(sorted({*(view.organ for view in VIEWS), *NOT_PLANES.values()}))
+
+
 def check_organ(organ: str | None) -> None:
-    """OrderError for an organ that no standard plane shows; None is any."""
-    known = sorted({view.organ for view in VIEWS})
+    """OrderError for an organ that no view shows; None is any."""
+    known = organs_of_views()
     if organ is not None and organ not in known:
         raise OrderError(
-            f"no standard plane shows the organ {organ}: choose one of {', '.join(known)}, or none"
+            f"no abdominal view shows the organ {organ}: choose one of {', '.join(known)}, or none"
         )
 
 
@@ -155,7 +193,7 @@ def standard_view(rng: np.random.Generator, organ: str | None) -> View:
     faults, shade = pick(rng, FAULTY_STRUCTURES), pick(rng, SHADED)
     for attempt in range(TRIES):
         if attempt % TRIES_A_PATIENT == 0:  # another patient
-            whole, bare = placed(rng, chosen.make(rng)), Setting(any_of(rng, PROBES), any_of(rng, STYLES))
+            whole, bare = placed(rng, chosen.plan(rng)), Setting(any_of(rng, PROBES), any_of(rng, STYLES))
             before = mapped(whole, bare)
         # What cannot be had in many tries (a shadow over half the sector, and still a plane) is given up.
         wanted = faults if attempt < TRIES // 2 else 0
@@ -226,7 +264,7 @@ def _off_plane(rng: np.random.Generator) -> tuple[Plan, Plan, str]:
     """A standard view of the liver from which structures are left out, in any order, until what is left is
     no plane: without faults, as it is, and the organ."""
     view = any_of(rng, tuple(view for view in VIEWS if view.planes[0] in OFF_PLANE))
-    whole = plan = placed(rng, view.make(rng))
+    whole = plan = placed(rng, view.plan(rng))
     for structure in rng.permutation(whole.structures):
         plan = plan.without(str(structure))
         if load_planes().shown(dict.fromkeys(plan.structures, "displayed")) == (NON_STANDARD,):

@@ -6,6 +6,11 @@ then read off the finished label map with the rules of `imaging/planes.yaml`: a 
 its area on the map over the area that it would have without faults. So boxes, planes, deductions and score
 follow from the picture, whatever was planned.
 
+Every structure of the protocol that is painted has its class in the label map and, where it can be seen, its
+box: also one that lies beside what the view is taken for. That one makes no plane and costs no points (the
+aorta across does not make a pancreas the longitudinal view of the aorta), and it has no displayed share: how
+much of it belongs into the image is nowhere said.
+
 Knows nothing of files.
 """
 
@@ -25,11 +30,13 @@ from simulator.cases import Examined, Order, examination_name, languages
 from simulator.draw import Picture, draw_view
 from simulator.plane_views import (
     FIRST_STRUCTURE,
+    VIEWS,
     Setting,
     View,
     any_of,
     check_organ,
     non_standard_view,
+    organs_of_views,
     standard_view,
     structure_ids,
 )
@@ -40,9 +47,11 @@ from simulator.screens import STYLES, sample_machine, show, tinted
 from simulator.shadows import cast
 from simulator.speckle import form_image
 
+ORGANS = organs_of_views()
 OUTSIDE, OTHER, ATTENUATED = 0, 1, 2  # classes of the label map; from FIRST_STRUCTURE on, one a structure
 FEWEST_PIXELS = 12  # less of a structure than this cannot be seen
 NON_STANDARD_SHARE = 0.2
+STANDARD = {None, *(view.organ for view in VIEWS)}  # organs with a standard plane, or any
 FOREIGN_SHARE = 0.2  # of the non-standard views: not abdominal at all, as in the paper's data
 FOREIGN = ("thyroid", "breast", "gynaecology", "vessel", "heart")
 
@@ -52,8 +61,9 @@ class Shot:
     """A drawn view and what its label map shows.
 
     `shares` are the displayed shares of the structures' areas (0 to 1) and `states` what they amount to;
-    `boxes` (x1, y1, x2, y2) in pixels, x2 and y2 the first column and row outside; `attenuation` is the dark
-    share of the sector (0 to 1); `score` is None for a non-standard view.
+    `boxes` (x1, y1, x2, y2) in pixels, x2 and y2 the first column and row outside, of these structures and of
+    those `beside`; `attenuation` is the dark share of the sector (0 to 1); `score` is None for a non-standard
+    view.
     """
 
     picture: Picture
@@ -61,6 +71,7 @@ class Shot:
     shares: Mapping[str, float]
     states: Mapping[str, str]
     boxes: Mapping[str, tuple[int, int, int, int]]
+    beside: tuple[str, ...]
     attenuation: float
     planes: tuple[str, ...]
     deductions: tuple[Deduction, ...]
@@ -78,7 +89,7 @@ def make(order: Order, number: int) -> Examined:
 
 def draw(rng: np.random.Generator, organ: str | None = None) -> Shot:
     """One picture: a standard view, with faults or without, or a non-standard one."""
-    if rng.random() >= NON_STANDARD_SHARE:
+    if rng.random() >= NON_STANDARD_SHARE and organ in STANDARD:
         return scan(standard_view(rng, organ), rng)
     if organ is None and rng.random() < FOREIGN_SHARE:
         return _foreign(rng)
@@ -109,6 +120,7 @@ def read(picture: Picture, view: View) -> Shot:
         shares[name] = min(float(seen) * picture.mm_per_pixel**2 / area, 1.0)
     states = {name: protocol.state(share) for name, share in shares.items()}
     seen = [name for name, state in states.items() if state != "not_displayed"]
+    beside = [name for name in ids if name not in states and counts[ids[name]] >= FEWEST_PIXELS]
     planes = protocol.shown(states)
     deductions = protocol.deductions(planes, states, attenuation)
     return Shot(
@@ -116,7 +128,8 @@ def read(picture: Picture, view: View) -> Shot:
         view=view,
         shares=shares,
         states=states,
-        boxes={name: box_of(picture.labels == ids[name]) for name in seen},
+        boxes={name: box_of(picture.labels == ids[name]) for name in seen + beside},
+        beside=tuple(beside),
         attenuation=attenuation,
         planes=planes,
         deductions=deductions,
@@ -152,7 +165,14 @@ def _row(shot: Shot, language: str, rng: np.random.Generator) -> dict[str, Any]:
         "language": language,
         "question": plane_texts.request(language, rng),
         "answer": plane_texts.answer(
-            language, shot.planes, shot.states, shot.deductions, shot.score, shot.attenuation, view.causes
+            language,
+            shot.planes,
+            shot.states,
+            shot.beside,
+            shot.deductions,
+            shot.score,
+            shot.attenuation,
+            view.causes,
         ),
         "answer_type": "open",
         "boxes": [{"label": name, "box": list(box)} for name, box in shot.boxes.items()],
@@ -173,4 +193,5 @@ def _row(shot: Shot, language: str, rng: np.random.Generator) -> dict[str, Any]:
             | ({"cause": view.causes[name]} if state != "displayed" else {})
             for name, state in shot.states.items()
         },
+        "beside": {name: ids[name] for name in shot.beside},
     }

@@ -31,6 +31,7 @@ from simulator.artefacts import (
     deep_setting,
     degraded_image,
     shallow_settings,
+    target_rows,
 )
 from simulator.cases import Examined, Order, OrderError, examination_name, languages
 from simulator.draw import INK, Picture
@@ -51,6 +52,9 @@ TRIES = 10_000  # draws before a rule that cannot be met is an error
 def rules() -> dict:
     """wording/quality.yaml, read once."""
     return yaml.safe_load((Path(__file__).parent / "wording" / "quality.yaml").read_text(encoding="utf-8"))
+
+
+ORGANS = tuple(dict.fromkeys(view["organ"] for view in rules()["views"].values()))
 
 
 def overall_score(strengths: Strengths) -> float:
@@ -136,8 +140,10 @@ class Subject:
 
     def shallow(self, seed: int) -> dict[float, float]:
         """Strength of depth_shallow → depth setting (mm) for the picture of this seed."""
-        target = [LABELS[name] for name in rules()["views"][self.view]["target"]]
-        return shallow_settings(self.scene(self.right_mm, seed), target)
+        view = rules()["views"][self.view]
+        target = [LABELS[name] for name in view["target"]]
+        rows = target_rows(self.scene(self.right_mm, seed), target, view.get("least", 0.0))
+        return shallow_settings(rows, self.right_mm)
 
     def shoot(self, strengths: Strengths, seed: int) -> Picture:
         """One picture. A strength of depth_shallow must be one of `shallow(seed)`, else KeyError."""
@@ -246,8 +252,7 @@ def _views(organ: str | None) -> list[str]:
         return list(BENCHMARK)
     found = [view for view, words in rules()["views"].items() if words["organ"] == organ]
     if not found:
-        known = sorted({words["organ"] for words in rules()["views"].values()})
-        raise OrderError(f"no image quality view of the organ {organ!r}: choose one of {', '.join(known)}")
+        raise OrderError(f"no image quality view of the organ {organ!r}: choose one of {', '.join(ORGANS)}")
     return found
 
 

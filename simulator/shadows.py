@@ -3,6 +3,11 @@
 A shadow is a piece of the fan: between two beams, from a depth down to the bottom. A fan's area between two
 depths follows from its geometry, so the share that is asked for gives the width or the depth of the shadow.
 
+No shadow is cut out of the image. Its edges are a beam wide and widen with depth, and within it there is not
+nothing but a deep grey haze: side lobes, echoes to and fro, noise. What counts as attenuated is stated: where
+DARK_DB or more are lost, half of what the middle of a shadow loses. That line is the geometric border of the
+shadow, so that soft edges do not change the share.
+
 Chosen so that nothing behind a rib can be told and the border of every shadow can be seen; not measured.
 Knows nothing of anatomy, planes or points.
 """
@@ -20,7 +25,11 @@ from simulator.scene import Scene, smooth_field
 
 KINDS = ("rib", "gas", "contact", "deep")  # deep: nothing comes back from below a depth, as in fatty tissue
 LARGEST = {"rib": 0.72, "gas": 0.42, "contact": 0.62, "deep": 0.72}  # shares that each kind can cover
-LOSS_DB = 60.0
+LOSS_DB = 44.0  # in the middle of a shadow: no echo from behind reaches the haze
+DARK_DB = LOSS_DB / 2  # lost at the border: from here on a sample is attenuated
+HAZE_DB = -28.0  # of the haze, relative to liver
+EDGE_MM, EDGE_A_MM = 3.0, 0.06  # width of an edge at the probe's face, and what each mm of depth adds
+SETS_IN_MM = {"rib": 2.0, "gas": 2.0, "contact": 1.0, "deep": 16.0}  # depth over which all of it is lost
 CAP_MM = 3.4  # thickness of the bright surface of rib or gas
 
 
@@ -71,21 +80,36 @@ def _strips(rng: np.random.Generator, count: int, width: float) -> list[tuple[fl
 
 
 def cast(scene: Scene, shadows: Sequence[Shadow]) -> np.ndarray:
-    """Darken the scene; returns which samples lie in shadow, bool [SAMPLES, BEAMS]."""
+    """Darken the scene; returns which samples lie in shadow, bool [SAMPLES, BEAMS]: those that have lost
+    DARK_DB or more."""
     beam = np.linspace(-1, 1, BEAMS, dtype=np.float32)[None]
     reach = np.linspace(0, scene.grid.depth_mm, SAMPLES, dtype=np.float32)[:, None]
     dark = np.zeros((SAMPLES, BEAMS), bool)
     for shadow in shadows:
-        soft = 7.0 if shadow.kind == "deep" else 1.5  # mm over which it sets in
-        ramp = np.clip(0.5 + (reach - shadow.start_mm) / soft, 0, 1)
-        ramp = ramp * np.clip(0.5 + (beam - shadow.left) / 0.03 if shadow.left > -1 else 1, 0, 1)
-        ramp = ramp * np.clip(0.5 + (shadow.right - beam) / 0.03 if shadow.right < 1 else 1, 0, 1)
         if shadow.kind in ("rib", "gas"):
             _cap(scene, shadow, beam, reach)
-        uneven = np.float32(2.5) * smooth_field(scene.rng, 12, 10)
-        scene.echo_db -= ramp * (np.float32(LOSS_DB) - _repeats(shadow, reach) - uneven)
-        dark |= shadow.covers(beam, reach)
+        loss = loss_db(shadow, scene.grid.probe, beam, reach)
+        at = loss > 0
+        haze = (_haze_db(shadow, reach) + np.float32(2.5) * smooth_field(scene.rng, 12, 10))[at]
+        haze += (loss[at] - np.float32(LOSS_DB)) / 2  # it comes up as the echoes go down
+        power = np.exp(np.stack([scene.echo_db[at] - loss[at], haze]) * np.float32(np.log(10) / 10)).sum(0)
+        scene.echo_db[at] = np.float32(10 / np.log(10)) * np.log(power)
+        dark |= loss >= DARK_DB
     return dark
+
+
+def loss_db(shadow: Shadow, probe: Probe, beam: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """What a shadow takes away (0 to LOSS_DB) at `beam` [1, BEAMS] and `reach` [SAMPLES, 1]: float32
+    [SAMPLES, BEAMS]. At the shadow's border, and nowhere outside, it is DARK_DB or more."""
+    ramp = 0.5 + (reach - np.float32(shadow.start_mm)) / np.float32(SETS_IN_MM[shadow.kind])
+    ramp = np.broadcast_to(ramp, (SAMPLES, BEAMS))
+    half_mm = (np.float32(probe.radius_mm) + reach) * np.float32(np.deg2rad(probe.angle_deg) / 2)
+    soft = (np.float32(EDGE_MM) + np.float32(EDGE_A_MM) * reach) / np.maximum(half_mm, 1)  # in beams, -1 to 1
+    if shadow.left > -1:
+        ramp = np.minimum(ramp, 0.5 + (beam - np.float32(shadow.left)) / soft)
+    if shadow.right < 1:
+        ramp = np.minimum(ramp, 0.5 + (np.float32(shadow.right) - beam) / soft)
+    return np.float32(LOSS_DB) * np.clip(ramp, 0, 1)
 
 
 def _cap(scene: Scene, shadow: Shadow, beam: np.ndarray, reach: np.ndarray) -> None:
@@ -102,11 +126,15 @@ def _cap(scene: Scene, shadow: Shadow, beam: np.ndarray, reach: np.ndarray) -> N
     )
 
 
-def _repeats(shadow: Shadow, reach: np.ndarray) -> np.ndarray:
-    """Echoes that are repeated below gas and a badly coupled skin, fading with depth (dB)."""
-    below = reach - np.float32(shadow.start_mm)
+def _haze_db(shadow: Shadow, reach: np.ndarray) -> np.ndarray:
+    """Level of the haze inside a shadow [SAMPLES, 1]: side lobes and echoes that go to and fro, below gas and
+    a badly coupled skin as bands that fade with depth."""
+    below = np.maximum(reach - np.float32(shadow.start_mm), 0)
+    haze = np.float32(HAZE_DB) - np.float32(0.03) * below
     if shadow.kind == "gas":
-        return np.float32(30) * np.exp(-below / 16) * (np.cos(below * np.float32(2 * np.pi / 9)) > 0.3)
+        bands = 0.5 + 0.5 * np.cos(below * np.float32(2 * np.pi / 9))
+        return haze + np.float32(12) * np.exp(-below / 18) * bands
     if shadow.kind == "contact":
-        return np.float32(52) * np.exp(-reach / 14) * (0.6 + 0.4 * np.cos(reach * np.float32(2 * np.pi / 4)))
-    return np.zeros_like(reach)
+        bands = 0.6 + 0.4 * np.cos(reach * np.float32(2 * np.pi / 4))
+        return haze + np.float32(26) * np.exp(-reach / 12) * bands
+    return haze

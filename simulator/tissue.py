@@ -61,3 +61,16 @@ VALVE = Tissue(9, 0.5, 1.0)
 INTIMA = Tissue(11, 0.5, 0.5)
 MEDIA = Tissue(-14, 0.5, 0.5)
 ADVENTITIA = Tissue(13, 0.55, 0.5)
+
+# The heart and what lies around it; VALVE_ALONG is a leaflet that runs along the beam. Chordae are threads in
+# blood, thinner than the label map can show.
+LUNG_HAZE = Tissue(-20, 0.5, 2.5)
+EPICARDIAL_FAT = Tissue(-12, 0.5, 2.0)
+PERICARDIUM = Tissue(8, 0.5, 4.0)
+WALL_OF_ATRIUM = Tissue(-8, 0.5, 2.0)
+PAPILLARY = Tissue(-5, 0.5, 2.0)
+MODERATOR = Tissue(1, 0.5, 1.5)
+ANNULUS = Tissue(-1, 0.5, 2.0)
+VALVE_ALONG = Tissue(4, 0.5, 1.0)
+CHORDA = Tissue(-20, 0.2, 1.0, FLUID)
+SPLEEN = Tissue(1, 0.5, 0.8, PARENCHYMA)

@@ -10,10 +10,20 @@ import pytest
 from simulator import tissue as t
 from simulator.anatomy import ivus
 from simulator.anatomy.registry import DRAW, GROUND
-from simulator.artefacts import ARTEFACTS, EXCLUSIVE, check, degraded_image, depth_setting
+from simulator.artefacts import (
+    ARTEFACTS,
+    EXCLUSIVE,
+    LOST,
+    SHALLOW,
+    check,
+    deep_setting,
+    degraded_image,
+    shallow_settings,
+    target_rows,
+)
 from simulator.examination import Examination, View
 from simulator.population import MEASURE_RANGES
-from simulator.probe import BEAMS, PHASED, ROTATIONAL, SAMPLES, SIZE, SOLID_STATE, scan_grid
+from simulator.probe import BEAMS, LINEAR, PHASED, ROTATIONAL, SAMPLES, SIZE, SOLID_STATE, scan_grid
 from simulator.scene import Scene
 from simulator.speckle import Machine, form_image
 
@@ -22,16 +32,24 @@ ARTERY = ivus.Artery(SOLID_STATE, 3.0, 4.4, "fibrous", 90.0, 0.0, None)
 BOTH = ("heart", "ivus")
 
 
+def setting(right_mm: float, strengths) -> float:
+    """A depth that grows worse with the strength; what it cuts away is another test's affair."""
+    shallow = round(8 * strengths.get("depth_shallow", 0.0))
+    return (
+        right_mm * SHALLOW[shallow - 1] if shallow else deep_setting(right_mm, strengths.get("depth_deep", 0))
+    )
+
+
 def heart(strengths=None, depth_mm: float = 150.0, seed: int = 5) -> Scene:
     measures = {name: sum(limits) / 2 for name, limits in MEASURE_RANGES["heart"].items()}
-    view = View("apical_four_chamber", depth_setting(depth_mm, strengths or {}), False, seed=seed)
+    view = View("apical_four_chamber", setting(depth_mm, strengths or {}), False, seed=seed)
     scene = Scene(scan_grid(PHASED, view.depth_mm), np.random.default_rng(seed), GROUND["heart"])
     DRAW["heart"](scene, Examination("heart", None, "homogeneous", measures, None, (view,)), view)
     return scene
 
 
 def artery(strengths=None, seed: int = 5, truth: ivus.Artery = ARTERY) -> Scene:
-    grid = scan_grid(truth.probe, depth_setting(truth.depth_mm, strengths or {}))
+    grid = scan_grid(truth.probe, setting(truth.depth_mm, strengths or {}))
     scene = Scene(grid, np.random.default_rng(seed), ivus.GROUND)
     ivus.draw(scene, truth)
     return scene
@@ -175,16 +193,45 @@ def test_refractive_shadow_begins_at_the_border_and_needs_one():
     assert below.max() > 40 and (below > 20).mean() < 0.35
 
 
-def test_depth_settings_cut_or_shrink():
-    assert depth_setting(150.0, {}) == 150.0
-    assert depth_setting(150.0, {"depth_deep": 1.0}) == 300.0
-    assert depth_setting(150.0, {"depth_shallow": 1.0}) == pytest.approx(72.0)
+def test_a_deep_setting_shrinks():
+    assert deep_setting(150.0, 0.0) == 150.0 and deep_setting(150.0, 1.0) == 300.0
     sizes = {}
-    for name in ("depth_shallow", "depth_deep", None):
-        scene = heart({name: 0.5} if name else {})
-        sizes[name] = scene.grid.mm_per_pixel, (scene.grid.labels_to_image(scene.label) == t.FLUID).sum()
-    assert sizes["depth_shallow"][0] < sizes[None][0] < sizes["depth_deep"][0]
-    assert sizes["depth_deep"][1] < 0.6 * sizes[None][1]
+    for strength in (0.0, 0.5):
+        scene = heart({"depth_deep": strength})
+        sizes[strength] = scene.grid.mm_per_pixel, (scene.grid.labels_to_image(scene.label) == t.FLUID).sum()
+    assert sizes[0.0][0] < sizes[0.5][0] and sizes[0.5][1] < 0.6 * sizes[0.0][1]
+
+
+@pytest.mark.parametrize("probe", [PHASED, LINEAR])
+def test_what_lies_at_each_depth_is_an_area(probe):
+    """A fan's area grows with the square of the depth, a linear probe's with the depth."""
+    scene = Scene(scan_grid(probe, 100.0), np.random.default_rng(0), t.LIVER)
+    near = probe.radius_mm
+    share = ((near + 60) ** 2 - near**2) / ((near + 100) ** 2 - near**2) if probe.fan else 0.6
+    rows = target_rows(scene, [t.PARENCHYMA])
+    assert rows[: round(0.6 * SAMPLES)].sum() == pytest.approx(share, abs=0.01)
+    assert rows.sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"none of the classes \[5\]"):
+        target_rows(scene, [t.LESION])
+
+
+def test_a_small_piece_apart_does_not_count():
+    scene = Scene(scan_grid(PHASED, 150.0), np.random.default_rng(0), t.SOFT)
+    scene.paint(scene.ellipse(0, 60, 25, 30) < 0, t.BLOOD)
+    alone = target_rows(scene, [t.FLUID])
+    scene.paint(scene.ellipse(20, 130, 7, 7) < 0, t.BLOOD)
+    assert (target_rows(scene, [t.FLUID], least=0.1) == alone).all()
+    assert target_rows(scene, [t.FLUID])[250:].sum() > 0.03
+
+
+def test_only_settings_that_lose_something_are_shallow_and_half_lost_is_the_worst():
+    scene = Scene(scan_grid(LINEAR, 100.0), np.random.default_rng(0), replace(t.LIVER, label=t.OTHER))
+    scene.paint((scene.z > 40) & (scene.z < 80), t.LIVER)
+    found = shallow_settings(target_rows(scene, [t.PARENCHYMA]), 100.0)
+    assert {round(depth, 1) for depth in found.values()} == {74.0, 67.5, 61.0, 54.5}  # 93.5 loses nothing
+    for strength, depth in found.items():
+        assert strength == pytest.approx(min((80 - depth) / 40 / LOST, 1), abs=0.02)
+    assert max(found) == 1 and found[1.0] == pytest.approx(54.5)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -78,6 +79,10 @@ def test_language_and_organ_can_be_chosen(tmp_path, language):
         ["--cases", "0"],
         ["--cases", "3", "--seed", "-1"],
         ["--cases", "3", "--organ", "spleen"],
+        ["--cases", "3", "--task", "plane", "--organ", "breast"],
+        ["--cases", "3", "--task", "quality", "--organ", "abdomen"],
+        ["--cases", "3", "--frames", "8"],
+        ["--cases", "3", "--task", "plane", "--frames", "16"],
         ["--cases", "3", "--task", "poem"],
         ["--cases", "3", "--task", "report", "cine"],
         ["--cases", "3", "--task", "cine", "--frames", "1"],
@@ -91,7 +96,30 @@ def test_bad_arguments_end_with_code_two(tmp_path, arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         raise SystemExit(main([*arguments, str(tmp_path)]))
     assert stop.value.code == 2 and capsys.readouterr().err
-    assert not (tmp_path / "cases.jsonl").exists()
+    assert not any(tmp_path.iterdir())  # refused before anything is written
+
+
+@pytest.mark.parametrize(
+    ("task", "organ", "known"),
+    [
+        ("report", "spleen", "thyroid, breast, liver, kidney, gynaecology, vessel, heart"),
+        ("plane", "heart", "abdomen, kidney, liver, pancreas, spleen"),
+        ("quality", "pancreas", "vessel, heart, thyroid, breast, liver, kidney, gynaecology"),
+    ],
+)
+def test_an_organ_that_a_task_has_not_is_refused_by_naming_those_it_has(tmp_path, capsys, task, organ, known):
+    assert main(["--cases", "1", "--quiet", "--organ", organ, "--task", task, str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"the task {task} has no organ {organ!r}: choose one of {known}, or none\n"
+
+
+@pytest.mark.parametrize("organ", ["pancreas", "spleen", "abdomen"])
+def test_planes_can_be_ordered_of_every_organ_that_they_have(tmp_path, organ):
+    flags = ["--cases", "4", "--seed", "2", "--quiet", "--organ", organ, "--task", "plane"]
+    assert main([*flags, str(tmp_path)]) == 0
+    cases = list(read_cases(tmp_path / "cases.jsonl"))
+    standard = [case for case in cases if case.plane != ("non_standard",)]
+    assert all(case.organ == organ for case in standard) and bool(standard) == (organ != "abdomen")
 
 
 def test_examinations_are_plausible():
@@ -161,27 +189,65 @@ def test_a_task_without_a_maker_is_said_plainly(tmp_path, monkeypatch, capsys):
     assert "simulator.nowhere" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_killed_run_leaves_no_cases_and_can_be_done_again(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "simulator",
-        "--cases",
-        "5000",
-        "--workers",
-        "2",
-        "--quiet",
-        str(tmp_path),
-    ]
+def _images(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_is_done_again_by_the_same_order_and_by_no_other(tmp_path, capsys, workers):
+    folder, order = tmp_path / "killed", ["--cases", "5000", "--quiet"]
+    command = [sys.executable, "-m", "simulator", *order, "--workers", str(workers), str(folder)]
     run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     for _ in range(300):
-        if (tmp_path / "images").exists() and any((tmp_path / "images").iterdir()):
+        if (folder / "images").exists() and len(list((folder / "images").iterdir())) > 8:
             break
         time.sleep(0.1)
     os.killpg(run.pid, signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
-    assert any((tmp_path / "images").iterdir()) and not list(tmp_path.glob("*cases.jsonl*"))
-    assert main(["--cases", "1", "--quiet", str(tmp_path)]) == 0
+    left = _images(folder)
+    assert left and not list(folder.glob("*cases.jsonl*"))
+    assert main(["--cases", "5000", "--quiet", "--seed", "1", str(folder)]) == 2
+    assert "simulator.json is of another order (seed 0, now 1)" in capsys.readouterr().err
+    assert main(["--cases", "1", "--quiet", str(folder)]) == 2
+    assert "(cases 5000, now 1): choose another OUT" in capsys.readouterr().err
+    assert _images(folder) == left
+
+
+def test_leftovers_of_an_equal_order_are_cleared_and_the_images_are_those_of_the_cases(tmp_path):
+    order = Order(3, ("report", "vqa"), labels=True)
+    list(write_examinations(order, 3, tmp_path / "whole"))
+    run = write_examinations(order, 3, tmp_path / "broken")
+    next(run)
+    run.close()
+    assert (tmp_path / "broken" / "simulator.json").exists()
+    for name in ("images/s3-000077-0.png", "labels/s3-000077-0.png"):  # what a run of other code left
+        (tmp_path / "broken" / name).write_bytes(b"half")
+    list(write_examinations(order, 3, tmp_path / "broken"))
+    for folder in ("images", "labels"):
+        names = {path.name for path in (tmp_path / "whole" / folder).iterdir()}
+        assert {path.name for path in (tmp_path / "broken" / folder).iterdir()} == names
+    assert _images(tmp_path / "broken") == _images(tmp_path / "whole")
+    shown = {image.name for case in read_cases(tmp_path / "broken/cases.jsonl") for image in case.images}
+    assert shown == set(_images(tmp_path / "broken"))
+
+
+def test_the_order_is_written_first_and_whole(tmp_path):
+    run = write_examinations(Order(9, ("report",), organ="liver"), 2, tmp_path)
+    next(run)
+    written = json.loads((tmp_path / "simulator.json").read_text("utf-8"))
+    assert written["cases"] == 2 and written["tasks"] == ["report"] and written["organ"] == "liver"
+    assert set(written) == {"cases", *(field.name for field in fields(Order))}
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "said"), [("images/a.png", "no simulator.json says whose"), ("simulator.json", "is no JSON")]
+)
+def test_a_folder_that_is_not_the_simulators_is_refused(tmp_path, capsys, file, said):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(b"x")
+    assert main(["--cases", "1", "--quiet", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err and (tmp_path / file).read_bytes() == b"x"
 
 
 def test_every_row_of_the_metadata_has_the_same_columns(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,72 @@ def test_at_the_middle_the_frame_is_the_still_image(lesion):
 
 def _smooth(pixels: np.ndarray) -> np.ndarray:
     return pixels[..., 0].reshape(28, 8, 28, 8).mean(axis=(1, 3)).ravel()
+
+
+PLAQUE = Lesion("hyperechoic", "oval", "circumscribed", 8.0, 2.4, "far_wall")
+
+
+def artery(view: str, plaque: Lesion | None = None, seed: int = 7) -> Examination:
+    shot = View(view, 40.0, plaque is not None, seed=seed)
+    return Examination("vessel", None, "homogeneous", {"lumen": 6.6, "intima_media": 0.8}, plaque, (shot,))
+
+
+def height_mm(labels: np.ndarray, classes: tuple[int, ...], mm_per_pixel: float) -> float:
+    """Of the middle columns, where the lumen is as wide as measured; 0 where nothing is left of it."""
+    return float(np.median(np.isin(labels[:, 95:120], classes).sum(axis=0))) * mm_per_pixel
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.5, 2.5, 3.0, 3.5])
+def test_across_a_vessel_the_lumen_is_the_chord_of_its_round_section(distance):
+    """At distance d from the axis the lumen is 2 sqrt(r² - d²) high: 0 from the wall on."""
+    picture = draw_sweep(artery("longitudinal"), sweep(distance, radius=1.0))[0]
+    expected = 2 * np.sqrt(max(0.0, 3.3**2 - distance**2))
+    seen = height_mm(picture.labels, (LABELS["fluid"],), picture.mm_per_pixel)
+    assert seen == pytest.approx(expected, abs=1.5 * picture.mm_per_pixel)
+
+
+@pytest.mark.parametrize(("distance", "share"), [(0.0, 1.0), (3.0, 0.8), (4.9, 0.35), (20.0, 0.35)])
+def test_a_portal_vein_ends_where_its_branches_come_in(distance, share):
+    view = View("right_intercostal", 150.0, False)
+    exam = replace(liver(None), measures={"portal_vein": 10.0}, views=(view,))
+    assert cine._measures(exam, view, distance) == pytest.approx({"portal_vein": 10.0 * share})
+
+
+def test_along_a_vessel_the_lumen_stays():
+    pictures = draw_sweep(artery("transverse"), sweep(-20.0, 0.0, 20.0))
+    areas = [(picture.labels == LABELS["fluid"]).sum() for picture in pictures]
+    assert np.ptp(areas) < 0.06 * max(areas)
+
+
+@pytest.mark.parametrize("place", ["near_wall", "far_wall"])
+def test_a_plaque_stays_on_its_wall_where_the_vessel_is_narrower(place):
+    pictures = draw_sweep(artery("longitudinal", replace(PLAQUE, place=place)), sweep(0.0, 1.2, radius=2.5))
+    for picture in pictures:
+        plaque = picture.labels == LESION
+        lumen = picture.labels == LABELS["fluid"]
+        columns = np.flatnonzero(plaque.any(axis=0))
+        gaps = []  # pixels between the plaque's foot and the end of the lumen beside it
+        for column in (columns[0] - 6, columns[-1] + 6):
+            rows = np.flatnonzero(lumen[:, column])
+            foot = np.flatnonzero(plaque.any(axis=1))
+            gaps.append(foot[-1] - rows[-1] if place == "far_wall" else foot[0] - rows[0])
+        assert np.abs(np.mean(gaps)) <= 3.0
+
+
+def test_a_sweep_across_a_vessel_ends_a_little_beyond_its_wall():
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        swept = cine.sample_sweep(rng, artery("longitudinal", PLAQUE), 12)
+        assert max(np.abs(swept.positions_mm)) <= cine.BEYOND_THE_WALL * 3.3 + 1e-6
+        valid = [i for i in swept.positions_mm if swept.share(i) ** 2 >= VALID_SHARE]
+        assert 1 <= len(valid) <= 7
+
+
+def test_the_probe_sways_but_not_at_the_middle():
+    swaying = Sweep((0.0, 2.0), 15.0, (0.0, 0.0), sway=(2.0, 8.0))
+    assert swaying.lean(0.0) == 0.0 and np.rad2deg(swaying.lean(2.0)) == pytest.approx(2.0)
+    steady, moved = draw_sweep(liver(), sweep(0.0, 2.0)), draw_sweep(liver(), swaying)
+    assert (steady[0].pixels == moved[0].pixels).all() and (steady[1].labels != moved[1].labels).any()
 
 
 def test_speckle_is_forgotten_with_the_distance_and_tissue_is_not():

@@ -12,11 +12,14 @@ from imaging.case import read_cases
 from imaging.planes import NON_STANDARD, load_planes
 from simulator import plane_views as v
 from simulator import planes as p
+from simulator import tissue as t
 from simulator.__main__ import main
+from simulator.anatomy.standard_planes import PANCREAS, SPLEEN, Ground, Tube
 from simulator.cases import Order, OrderError
-from simulator.probe import SIZE, scan_grid
+from simulator.probe import BEAMS, SAMPLES, SIZE, scan_grid
 from simulator.scene import Scene
-from simulator.shadows import KINDS, LARGEST, cast, sample_shadows
+from simulator.shadows import DARK_DB, KINDS, LARGEST, LOSS_DB, Shadow, cast, loss_db, sample_shadows
+from simulator.speckle import Machine, form_image
 from simulator.tissue import LIVER
 
 COUNT, SEED = 200, 31
@@ -70,22 +73,89 @@ def test_states_planes_deductions_and_score_can_be_recomputed_from_the_label_map
 def test_boxes_are_inside_the_image_and_tight_to_the_mask(shots):
     ids = v.structure_ids()
     for shot in shots:
-        assert set(shot.boxes) == {name for name, state in shot.states.items() if state != "not_displayed"}
+        shown = {name for name, state in shot.states.items() if state != "not_displayed"}
+        assert set(shot.boxes) == shown | set(shot.beside) and shown.isdisjoint(shot.beside)
         for name, (x1, y1, x2, y2) in shot.boxes.items():
             mask = shot.picture.labels == ids[name]
             assert 0 <= x1 < x2 <= SIZE and 0 <= y1 < y2 <= SIZE
             inside = mask[y1:y2, x1:x2]
             assert inside.sum() == mask.sum() >= p.FEWEST_PIXELS
             assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
-    sides = [min(x2 - x1, y2 - y1) for shot in shots for x1, y1, x2, y2 in shot.boxes.values()]
+    sides = [min(x2 - x1, y2 - y1) for shot in shots for x1, y1, x2, y2 in _judged(shot)]
     assert np.median(sides) > 20 and np.percentile(sides, 2) >= 8  # large enough to be learnt
+
+
+def _judged(shot: p.Shot) -> list[tuple[int, int, int, int]]:
+    return [box for name, box in shot.boxes.items() if name not in shot.beside]
+
+
+def test_every_structure_in_the_label_map_that_can_be_seen_has_a_box_and_is_said(examined):
+    """Whatever is painted is known: no class of the map is without a name, no box without its class."""
+    named = {label: name for name, label in v.structure_ids().items()}
+    kinds = Counter()
+    for one in examined:
+        (row,) = one.rows
+        boxes = {box["label"] for box in row["boxes"]}
+        classes, pixels = np.unique(one.pictures[0].labels, return_counts=True)
+        for label, count in zip(classes.tolist(), pixels.tolist(), strict=True):
+            if label >= v.FIRST_STRUCTURE and count >= p.FEWEST_PIXELS:
+                name = named[label]
+                judged = row["structures"].get(name)
+                assert (name in row["beside"]) == (judged is None)
+                assert (name in boxes) == (judged is None or judged["state"] != "not_displayed")
+                assert name not in boxes or load_planes().name(name, row["language"]) in row["answer"]
+                kinds["judged" if judged else "beside"] += 1
+        assert all((one.pictures[0].labels == v.structure_ids()[name]).any() for name in boxes)
+        assert not {deduction["subject"] for deduction in row["deductions"]} & set(row["beside"])
+    assert min(kinds.values()) > 20 and len(kinds) == 2
+
+
+ORGAN_TISSUES = (t.LIVER, SPLEEN, PANCREAS, t.SINUS, t.FLUID_CLEAR)
+ANONYMOUS_VESSEL_MM = 4.0  # radius up to which a vessel is one of an organ's branches, no named one
+
+
+@pytest.mark.parametrize(
+    "make",
+    [*(view.plan for view in v.VIEWS), *v.NOT_PLANES],
+    ids=lambda make: getattr(make, "__self__", None) and make.__self__.make.__name__ or make.__name__,
+)
+def test_no_organ_and_no_large_vessel_is_drawn_without_its_name(make):
+    """What is drawn of the protocol is named in the plan, by tissue and size; bowel is no structure of it."""
+    for seed in range(4):
+        plan = make(np.random.default_rng(seed))
+        assert plan.ground is not t.LIVER or isinstance(plan.parts[0].shape, Ground)
+        for part in plan.parts:
+            large = part.tissue is t.BLOOD and _radius(part.shape) > ANONYMOUS_VESSEL_MM
+            if (part.tissue in ORGAN_TISSUES or large) and make is not v.organs.bowel:
+                assert part.names, (part.tissue, part.shape)
+        assert set(plan.structures).isdisjoint(plan.beside)
+        assert {*plan.structures, *plan.beside} <= set(load_planes().structures)
+
+
+def _radius(shape) -> float:
+    return max(shape.radii) if isinstance(shape, Tube) else min(shape.rx, shape.rz)
+
+
+def test_what_lies_beside_makes_no_plane_and_what_is_left_out_is_not_beside():
+    rng = np.random.default_rng(0)
+    plan = v.organs.great_vessels_transverse(rng)  # lobe and aorta, but not lengthwise
+    assert set(plan.beside) == {"left_lobe_of_liver", "abdominal_aorta", "inferior_vena_cava"}
+    assert load_planes().shown(dict.fromkeys(plan.beside, "displayed")) != (NON_STANDARD,)
+    setting = v.Setting(v.PROBES[0], v.STYLES[0])
+    found = v.mapped(plan, setting)
+    shot = p.scan(v.measured(plan, found, plan, found, setting, "liver")[0], rng)
+    assert shot.planes == (NON_STANDARD,) and set(shot.beside) == set(plan.beside) == set(shot.boxes)
+    whole = v.organs.spleen_longitudinal(rng)
+    assert "spleen" not in whole.without("spleen").beside and whole.beside == ("splenic_vein",)
 
 
 def test_what_lies_in_shadow_is_dark_and_not_displayed(shots):
     shaded = [shot for shot in shots if shot.attenuation > 0.01]
     for shot in shaded:
         grey, labels = shot.picture.pixels.mean(-1), shot.picture.labels
-        assert grey[labels == p.ATTENUATED].mean() < 0.45 * grey[labels == p.OTHER].mean()
+        dark = grey[labels == p.ATTENUATED]
+        assert 2 < dark.mean() < 0.5 * grey[(labels > 0) & (labels != p.ATTENUATED)].mean()
+        assert np.ptp(np.percentile(dark, (5, 95))) > 5  # noise, not a cut
         assert shot.view.setting.shadows
     for shot in shots:
         assert (shot.attenuation > 0) == bool(shot.view.setting.shadows)
@@ -105,7 +175,7 @@ def test_a_view_without_faults_is_its_planes_and_has_full_marks_nearly_always(vi
     perfect = 0
     for seed in range(8):
         rng = np.random.default_rng(seed)
-        plan = v.placed(rng, view.make(rng))
+        plan = v.placed(rng, view.plan(rng))
         setting = v.Setting(v.PROBES[seed % len(v.PROBES)], v.STYLES[seed % len(v.STYLES)])
         found = v.mapped(plan, setting)
         measured, shares, dark = v.measured(plan, found, plan, found, setting, view.organ)
@@ -170,6 +240,38 @@ def test_cutting_shortens_one_structure_and_leaves_the_others():
         assert min(kept.values()) > 0.97 and max(kept.values()) < 1.15  # a vein may have lain on it
 
 
+@pytest.mark.parametrize("probe", v.PROBES, ids=lambda probe: probe.name)
+@pytest.mark.parametrize("left", [-0.5, 0.1])
+def test_the_border_of_a_shadow_is_where_half_of_its_loss_is_reached_and_it_widens_with_depth(probe, left):
+    grid = scan_grid(probe, 120.0)
+    beam = np.linspace(-1, 1, BEAMS, dtype=np.float32)[None]
+    reach = np.linspace(0, 120, SAMPLES, dtype=np.float32)[:, None]
+    shadow = Shadow("rib", left, left + 0.4, 12.0)
+    loss = loss_db(shadow, probe, beam, reach)
+    assert ((loss >= DARK_DB) == shadow.covers(*np.broadcast_arrays(beam, reach))).all()
+    widths = []
+    for depth in (30.0, 110.0):
+        row = round(depth / grid.sample_mm)
+        edge = (loss[row] > 0.1 * LOSS_DB) & (loss[row] < 0.9 * LOSS_DB) & (beam[0] < left + 0.2)
+        widths.append(edge.sum() * grid.beam_mm()[row])
+    assert 2 < widths[0] < widths[1] < 10
+    dark = cast(Scene(grid, np.random.default_rng(0), LIVER), [shadow])
+    assert (dark == (loss >= DARK_DB)).all()
+
+
+def test_what_comes_from_below_a_drop_out_fades_over_several_millimetres():
+    grid = scan_grid(v.PROBES[0], 120.0)
+    scene = Scene(grid, np.random.default_rng(0), LIVER)
+    cast(scene, [Shadow("deep", -1.0, 1.0, 60.0)])
+    grey = form_image(scene, Machine(looks=3))
+    column = grey[:, SIZE // 2 - 40 : SIZE // 2 + 30].mean(axis=1)
+    rows = [round(grid.to_pixel(0, depth)[1]) for depth in (45, 85)]
+    lit, dark = column[rows[0] - 4 : rows[0] + 5].mean(), column[rows[1] - 4 : rows[1] + 5].mean()
+    middle = np.convolve(column, np.ones(3) / 3, "same")[rows[0] : rows[1]]
+    fading = (middle < lit - 0.1 * (lit - dark)) & (middle > lit - 0.9 * (lit - dark))
+    assert 5 <= fading.sum() * grid.mm_per_pixel <= 16 and dark > 5
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_shadows_cover_the_share_that_is_asked_for(kind):
     probe = v.PROBES[0]
@@ -196,6 +298,27 @@ def test_the_same_seed_and_number_give_the_same_and_others_differ():
     assert (first.pictures[0].pixels != other.pictures[0].pixels).any()
 
 
+@pytest.mark.parametrize(
+    ("language", "key", "other"), [("en", "Key structures", "Also displayed"), ("zh", "关键结构", "另可见")]
+)
+def test_the_line_of_key_structures_holds_what_the_planes_demand_and_nothing_else(language, key, other):
+    protocol, beside = load_planes(), 0
+    for number in range(24):
+        (row,) = p.make(Order(17, ("plane",), language=language), number).rows
+        lines = row["answer"].split("\n")
+        demanded = protocol.key_structures(row["plane"])
+        line = next((line for line in lines if line.startswith(key)), "")
+        assert bool(line) == bool(demanded)
+        said = {name for name in protocol.structures if f"{protocol.name(name, language)}" in line}
+        assert set(demanded) <= said and line.count("(" if language == "en" else "（") == len(demanded)
+        boxed = {box["label"] for box in row["boxes"]}
+        also = next((line for line in lines if line.startswith(other)), "")
+        assert all(protocol.name(name, language) in also for name in boxed - set(demanded) if demanded)
+        assert not demanded or bool(also) == bool(boxed - set(demanded))
+        beside += bool(also)
+    assert beside >= 4
+
+
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_texts_state_what_the_row_states(language):
     protocol = load_planes()
@@ -220,7 +343,10 @@ def test_an_organ_can_be_chosen_and_one_without_planes_is_refused():
     assert found == {"kidney"}
     found = {p.make(Order(2, ("plane",), organ="spleen"), n).rows[0]["plane"][0] for n in range(12)}
     assert {"spleen_longitudinal", "non_standard"} <= found
-    with pytest.raises(OrderError, match="no standard plane shows the organ breast"):
+    found = {tuple(p.make(Order(2, ("plane",), organ="abdomen"), n).rows[0]["plane"]) for n in range(4)}
+    assert found == {(NON_STANDARD,)}  # bowel: no organ, and no plane
+    assert {view.organ for view in v.VIEWS} < set(p.ORGANS)
+    with pytest.raises(OrderError, match="no abdominal view shows the organ breast"):
         p.make(Order(2, ("plane",), organ="breast"), 0)
 
 

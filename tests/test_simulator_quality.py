@@ -6,13 +6,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation, label
 
 from imaging.case import KEYS, LISTS, Case
 from simulator import tissue as t
 from simulator.anatomy import ivus
 from simulator.artefacts import ARTEFACTS, STEPS, check
 from simulator.cases import Order, OrderError
-from simulator.probe import ROTATIONAL, SIZE, SOLID_STATE, scan_grid
+from simulator.draw import Picture
+from simulator.probe import ROTATIONAL, RULER, SIZE, SOLID_STATE, TOP, scan_grid
 from simulator.quality import (
     LETTERS,
     LEVELS,
@@ -23,6 +25,7 @@ from simulator.quality import (
     overall_score,
     rules,
     sample_strengths,
+    sample_subject,
 )
 from simulator.scene import Scene
 from simulator.speckle import Machine, form_image
@@ -79,18 +82,25 @@ def test_the_rules_are_complete():
 @pytest.mark.parametrize("level", LEVELS)
 def test_sampled_artefacts_have_the_level_and_fill_its_range(level):
     rng = np.random.default_rng(0)
-    drawn = [sample_strengths(rng, level) for _ in range(300)]
+    shallow = dict.fromkeys((0.06, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0), 80.0)
+    drawn = [sample_strengths(rng, level, lambda: shallow) for _ in range(300)]
     for strengths in drawn:
         check(strengths)
         assert all(
             (strength * STEPS[name]).is_integer() for name, strength in strengths.items() if name in STEPS
         )
+        assert strengths.get("depth_shallow", 1.0) in shallow
     scores = np.array([overall_score(strengths) for strengths in drawn])
     assert {level_of(score) for score in scores} == {level}
     low, high = {"high": (7, 10), "medium": (4, 7), "low": (0.5, 4)}[level]
     thirds = np.histogram(scores, bins=np.linspace(low, high, 4))[0]
     assert thirds.min() > 50  # borderline images occur as often as clear ones
     assert len({name for strengths in drawn for name in strengths}) == len(ARTEFACTS)
+
+
+def test_no_image_is_too_shallow_where_no_setting_cuts_the_target():
+    rng = np.random.default_rng(0)
+    assert not any("depth_shallow" in sample_strengths(rng, "low", dict) for _ in range(100))
 
 
 # ------------ examinations ------------
@@ -168,6 +178,63 @@ def meant(about: str, scores: list[float], options: list[str]) -> int:
     return ranked.index([int(i) for i in np.argsort(scores)[::-1]])
 
 
+TARGETS = {  # of the label map, written out a second time
+    "ivus": [t.INTERFACE],
+    "apical_four_chamber": [t.FLUID, t.LESION],
+    **dict.fromkeys(("thyroid", "breast", "liver", "kidney", "gynaecology"), [t.PARENCHYMA, t.LESION]),
+}
+
+
+def lost(view: str, whole: Picture, picture: Picture) -> float:
+    """The share of the target's area (mm²) in `whole` that is not in `picture`. Of the heart without pieces
+    of less than a tenth, told by where they are in `whole`: the probe's face is in the same place in both."""
+    masks = [np.isin(each.labels, TARGETS[view]) for each in (whole, picture)]
+    if view == "apical_four_chamber":
+        pieces, _ = label(masks[0])
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        masks[0] = (sizes >= 0.1 * sizes.sum())[pieces]
+        scale = picture.mm_per_pixel / whole.mm_per_pixel
+        rows = np.round((np.arange(SIZE) - TOP) * scale + TOP).astype(int).clip(0, SIZE - 1)
+        middle = (SIZE - RULER) / 2
+        columns = np.round((np.arange(SIZE) - middle) * scale + middle).astype(int).clip(0, SIZE - 1)
+        masks[1] &= binary_dilation(masks[0])[rows][:, columns]
+    was, seen = (mask.sum() * p.mm_per_pixel**2 for mask, p in zip(masks, (whole, picture), strict=True))
+    return 1 - seen / was
+
+
+@pytest.mark.parametrize("view", TARGETS)
+def test_how_shallow_an_image_is_can_be_recomputed_from_two_label_maps(view):
+    """The target's area in the picture against that in the same picture at its right depth, in mm²."""
+    strengths = []
+    for seed in range(3):
+        subject = sample_subject(np.random.default_rng(seed), view)
+        whole = subject.shoot({}, seed)
+        for strength in subject.shallow(seed):
+            share = lost(view, whole, subject.shoot({"depth_shallow": strength}, seed))
+            assert strength == pytest.approx(min(2 * share, 1), abs=0.04)
+            assert strength < 1 or share > 0.45
+            strengths.append(strength)
+    assert max(strengths) > 0.4 and len(set(strengths)) >= 3
+
+
+def test_the_level_of_a_shallow_image_is_that_of_what_it_lost():
+    """Rows of the maker, not of the rule: the picture is drawn again at its right depth."""
+    checked = 0
+    for number in range(60):
+        examined = make(Order(21, ("quality",)), number)
+        row, picture = examined.rows[0], examined.pictures[0]
+        if "depth_shallow" not in row["artefacts"]:
+            continue
+        rng = np.random.default_rng([21, number])
+        whole = sample_subject(rng, row["view"]).shoot({}, int(rng.integers(2**31)))
+        share = lost(row["view"], whole, picture)
+        measured = row["artefacts"] | {"depth_shallow": min(2 * share, 1)}
+        assert overall_score(measured) == pytest.approx(row["score"], abs=0.35)
+        checked += 1
+    assert checked >= 4
+
+
 def test_ordered_together_both_tasks_share_the_pictures():
     examined = make(Order(9, ("quality", "compare"), rows=2), 0)
     tasks = [row["task"] for row in examined.rows]
@@ -183,17 +250,20 @@ def test_an_unknown_organ_is_refused():
 
 
 def test_worse_images_look_worse():
-    """Levels can be seen: the contrast between blood and wall, over 36 images, falls with the level."""
+    """Levels can be seen: the contrast between blood and wall falls with the level, over 90 images less those
+    of a wrong depth, which moves no grey."""
     contrast = {level: [] for level in LEVELS}
-    for number in range(36):
+    for number in range(90):
         examined = make(Order(12, ("quality",)), number)
+        if not {"depth_shallow", "depth_deep"}.isdisjoint(examined.rows[0]["artefacts"]):
+            continue
         grey, labels = examined.pictures[0].pixels[..., 0].astype(float), examined.pictures[0].labels
         wall = (labels > 0) & (labels != t.FLUID)
         contrast[examined.rows[0]["level"]].append(
             abs(np.median(grey[wall]) - np.median(grey[labels == t.FLUID]))
         )
     means = [np.mean(contrast[level]) for level in LEVELS]
-    assert means[0] > means[1] > means[2]
+    assert means[0] > means[1] > means[2], means
 
 
 # ------------ the artery ------------

@@ -20,7 +20,7 @@ from simulator.anatomy import Setting
 from simulator.examination import Examination, View
 from simulator.lesion import paint_flow, paint_lesion
 from simulator.probe import BEAMS, CONVEX, SAMPLES
-from simulator.scene import Scene, bend, blob, smooth_field
+from simulator.scene import Scene, bend, blob, dents, outline, smooth_field
 
 LIVER_VIEWS = {
     "right_intercostal": Setting(CONVEX, (130.0, 150.0)),
@@ -33,6 +33,9 @@ KIDNEY_VIEWS = {
 }
 EDGE_MM = 7.0  # around a shape in which its distance is worked out; also what a cine may move the scene by
 BESIDE_MM = 2.0  # between a lesion and the nearest large vessel, capsule or edge of the scan
+
+OMENTUM = t.Tissue(-6, 0.5, 2.5)  # fat below and behind the liver
+PORTAL_TRACT = t.Tissue(9, 0.5, 1.0, t.PARENCHYMA)  # the bright sheath of a small portal branch
 
 Point = tuple[float, float]  # x, z in mm
 
@@ -68,7 +71,7 @@ class Patch:
         scene.flow[self.at][mask] = flow
 
     def paint_sheet(self, away_mm: np.ndarray, low: float, high: float, tissue: t.Tissue) -> None:
-        """A thin sheet low < distance < high (mm): bright where it faces the beam, lost where it runs along."""
+        """A thin sheet low < distance < high (mm): bright where it faces the beam."""
         sheet = (away_mm > low) & (away_mm < high)
         if min(sheet.shape) < 2 or not sheet.any():
             return
@@ -103,7 +106,7 @@ def spot(scene: Scene, cx: float, cz: float, rx: float, rz: float, tilt_deg: flo
 
 @dataclass(frozen=True)
 class Vessel:
-    """A bent tube with a radius (mm) at each point; `wall_mm` 0 for a hepatic vein, `flow` as on the scene."""
+    """A bent tube with a radius (mm) at each point; `wall_mm` is 0 for a hepatic vein."""
 
     path: tuple[Point, ...]
     radii: tuple[float, ...]
@@ -142,20 +145,21 @@ def stand(rng: np.random.Generator, pivot: Point, turn_deg: float, shift: Point)
 def abdominal_wall(scene: Scene, thickness: float) -> np.ndarray:
     """Paint skin, fat and a muscle between two bright sheets; returns the depth along the beam (mm)."""
     reach = np.hypot(scene.x, scene.z + scene.grid.probe.radius_mm) - scene.grid.probe.radius_mm
-    rows = slice(0, int((thickness + EDGE_MM) / scene.grid.sample_mm))
+    rows = slice(0, int((thickness + EDGE_MM) / scene.grid.sample_mm))  # nothing of the wall lies deeper
+    near = np.zeros(reach.shape, bool)
+    waves = 1 + 0.05 * smooth_field(scene.rng, 2, 6)[:1]  # the sheet between fat and muscle undulates
+
+    def paint(layer: np.ndarray, tissue: t.Tissue) -> None:
+        near[rows] = layer
+        scene.paint(near, tissue)
+
     depth = reach[rows]
-    waves = 1 + 0.05 * smooth_field(scene.rng, 2, 6)[:1]  # the sheets between fat and muscle undulate
-    patch = Patch.around(scene, [(0.0, 0.0)], 0)
-    patch.at, patch.x, patch.z = np.s_[rows, :], scene.x[rows], scene.z[rows]
-    patch.paint(depth < thickness, t.MUSCLE)
-    streaks = smooth_field(scene.rng, 130, 5)[rows]
-    muscle = depth < thickness
-    scene.echo_db[rows][muscle] += 2.5 * streaks[muscle]
-    patch.paint(depth < 0.6 * thickness * waves, t.FAT)
-    patch.paint(depth < 2.5, t.SKIN)
-    for share, back in ((0.6 * waves, 0.0), (1.0, 1.2)):
-        sheet = share * thickness - back
-        patch.paint((depth > sheet) & (depth < sheet + 1.2), t.FASCIA)
+    paint(depth < thickness, t.MUSCLE)
+    scene.echo_db[near] += 2.5 * smooth_field(scene.rng, 130, 5)[near]  # fibres
+    paint(depth < 0.6 * thickness * waves, t.FAT)
+    paint(depth < 2.5, t.SKIN)
+    for sheet in (0.6 * thickness * waves, thickness - 1.2):
+        paint((depth > sheet) & (depth < sheet + 1.2), t.FASCIA)
     return reach
 
 
@@ -170,8 +174,6 @@ def draw_liver(scene: Scene, examination: Examination, view: View) -> None:
     }[view.name]
     inside, vessels = draw(scene, examination)
     portal_triads(scene, int(rng.integers(12, 24)), wall)
-    for vessel in vessels:
-        paint_vessel(scene, vessel)
     abdominal_wall(scene, wall)
     if view.shows_lesion:
         x, z = _site_in_liver(scene, 0.5 * examination.lesion.long_mm, wall, inside, vessels)
@@ -188,24 +190,35 @@ def _intercostal(scene: Scene, examination: Examination) -> tuple[np.ndarray, li
     """
     rng = scene.rng
     inside = _dome(scene, float(rng.uniform(-24, 12)), float(rng.uniform(56, 66)))
+    kidneys = []
     if rng.random() < 0.3:
-        kidney_behind(scene, float(rng.uniform(20, 44)), float(rng.uniform(116, 124)), inside)
+        kidneys.append(
+            _kidney_behind(scene, float(rng.uniform(20, 44)), float(rng.uniform(116, 124)), inside)
+        )
     half = examination.measures["portal_vein"] / 2
-    here = stand(rng, (10.0, 78.0), 17.0, (14.0, 8.0))
-    fork = (float(rng.uniform(-4, 8)), float(rng.uniform(74, 80)))
-    wall, calm = float(rng.uniform(1.6, 2.4)), 0.55
-    stem = here.vessel([(78, 100), (46, 96), (26, 80), fork], (half, half), wall, 0.7)
-    front = [fork, (fork[0] - 8, fork[1] - 8), (-16, 60), (-20 + float(rng.uniform(-8, 6)), 36)]
-    back = [fork, (fork[0] - 14, fork[1] + 6), (-34, 92), (-58, 88 + float(rng.uniform(-6, 8)))]
-    vessels = [
-        *_branching(rng, here, [(16, 30), (26, 48), (52, 60), (80, 62)], (1.0, 3.2), 0.0, -0.6),
-        *_branching(rng, here, front, (0.72 * half, 0.28 * half), 0.8 * wall, 0.6),
-        *_branching(rng, here, back, (0.74 * half, 0.28 * half), 0.8 * wall, -calm),
-        stem,
-    ]
-    if rng.random() < 0.3:
-        vessels.append(_gallbladder(scene, (float(rng.uniform(60, 66)), float(rng.uniform(66, 78)))))
-    return inside, vessels
+    here = stand(rng, (10.0, 78.0), 15.0, (14.0, 8.0))
+    fork, up = (float(rng.uniform(-6, 10)), float(rng.uniform(74, 80))), float(rng.uniform(-7, 7))
+    wall = float(rng.uniform(1.0, 1.8))
+    path = bend(here.place([(108, 94 + up), (56, 98 + 0.5 * up), (34, 72 - up), fork]), 7)
+    # Narrower towards the fork: nowhere but along the stem is the lumen as wide as stated.
+    stem = Vessel(tuple(path), tuple(half * np.array((1, 1, 1, 1, 0.96, 0.86, 0.74))), wall, 0.7)
+    front = [fork, (fork[0] - 12, fork[1] - 5), (-8, 58), (-24 + float(rng.uniform(-12, 18)), 34)]
+    back = [fork, (fork[0] - 16, fork[1] + 2), (-34, 96), (-60, 86 + float(rng.uniform(-10, 12)))]
+    vein = [(16, 30), (26, 48), (52, 60), (80, 62)]
+    vein = np.asarray(vein) + rng.uniform(-8, 8, 2)
+    # The gallbladder lies where the vein would: whole, for a cut one may be as narrow as the portal vein.
+    gallbladder = rng.random() < 0.25
+    vessels = [] if gallbladder else _branching(rng, here, vein, (1.0, 3.2), 0.0, -0.6)
+    cut = rng.random()  # the plane of the scan holds both branches, or only one of them
+    if cut > 0.2:
+        vessels += _branching(rng, here, front, (0.62 * half, 0.26 * half), 0.8 * wall, 0.6)
+    if cut < 0.8:
+        vessels += _branching(rng, here, back, (0.62 * half, 0.26 * half), 0.8 * wall, -0.55)
+    vessels.append(stem)
+    paint_vessels(scene, vessels)
+    if gallbladder:
+        vessels.append(_gallbladder(scene, (float(rng.uniform(22, 32)), float(rng.uniform(46, 52)))))
+    return inside, [*vessels, *kidneys]
 
 
 def _subcostal(scene: Scene, examination: Examination) -> tuple[np.ndarray, list[Vessel]]:
@@ -222,15 +235,16 @@ def _subcostal(scene: Scene, examination: Examination) -> tuple[np.ndarray, list
     )
     vessels = []
     for points in veins:
-        width = float(rng.uniform(3.2, 4.4))
-        vessels += _branching(rng, here, points, (0.9, width), 0.0, -0.6)
-    long, high = float(rng.uniform(10, 14)), float(rng.uniform(6.5, 9))
+        width = float(rng.uniform(3.6, 5.2))
+        vessels += _branching(rng, here, points, (1.2, width), 0.0, -0.6)
+    long, high = float(rng.uniform(15, 19)), float(rng.uniform(7, 9.5))
     cava = here.place([(end[0] - long + high, end[1] + 3), (end[0] + long - high, end[1] + 4)])
     vessels.append(Vessel(tuple(cava), (high, high), 0.0, -0.5))
     for _ in range(int(rng.integers(2, 5))):  # portal branches, cut across or aslant
         x, z = float(rng.uniform(-48, 48)), float(rng.uniform(44, 82))
         points = [(x, z), (x + float(rng.uniform(-14, 14)), z + float(rng.uniform(-6, 6)))]
         vessels.append(here.vessel(points, (2.3, 1.4), 1.1, 0.5))
+    paint_vessels(scene, vessels)
     if rng.random() < 0.5:
         vessels.append(_gallbladder(scene, (float(rng.uniform(36, 46)), float(rng.uniform(50, 64)))))
     return inside, vessels
@@ -240,35 +254,40 @@ def _left_sagittal(scene: Scene, examination: Examination) -> tuple[np.ndarray, 
     """The wedge of the left lobe with its sharp edge, the caudate lobe behind the ligamentum venosum, the
     aorta with its branches before the spine; see `_intercostal` for what is returned."""
     rng = scene.rng
-    here = stand(rng, (0.0, 80.0), 5.0, (8.0, 3.0))
-    edge = (float(rng.uniform(46, 62)), float(rng.uniform(34, 44)))
+    here = stand(rng, (0.0, 80.0), 8.0, (12.0, 4.0))
+    edge = (float(rng.uniform(24, 44)), float(rng.uniform(34, 44)))
     back = float(rng.uniform(80, 88))
-    border = np.asarray(bend([(-110, back), (-40, back + 4), (8, back + 2), (edge[0] - 6, 62), edge], 9))
+    # The lower border from the diaphragm to the sharp edge, where it meets the abdominal wall.
+    front, tip = (edge[0] + 6, edge[1] - 4), (edge[0] + 14, 10.0)
+    border = np.asarray(
+        bend([(-110, back), (-40, back + 4), (4, back + 2), (edge[0] - 2, 64), front, tip], 11)
+    )
     floor = np.interp(scene.x, border[:, 0], border[:, 1], right=0.0).astype(np.float32)
-    away = (scene.z - floor) * np.float32(0.85)  # the border slopes: a little less than the height over it
-    scene.paint(away > 0, t.SOFT)
+    away = scene.z - floor
+    scene.paint(away > 0, OMENTUM)
     scene.add_texture(away > 0, 4)
     scene.paint_interface(away, 0, 1.1, t.FASCIA)
     _spine(scene, here)
-    cava = _caudate(scene, back)
+    caudate = _caudate(scene, back)
     _bowel(scene, edge)
     z = float(rng.uniform(96, 102))
-    origin = float(rng.uniform(-14, 2))
+    origin = float(rng.uniform(-24, 8))
     aorta = here.vessel([(-120, z - 4), (0, z), (120, z + 8)], (8.0, 7.4), 1.4, 0.8)
+    coeliac = [(origin - 13, z - 5), (origin - 15, z - 14), (origin - 24, z - 20)]
+    lift = float(rng.uniform(14, 24))
+    mesenteric = [(origin, z - 5), (origin + 4, z - lift), (origin + 34, z - lift), (origin + 76, z - 8)]
     arteries = [
-        here.vessel(
-            [(origin - 15, z - 5), (origin - 15, z - 16), (origin - 2, z - 19)], (3.0, 2.2), 1.0, 0.6
-        ),
-        here.vessel([(origin, z - 5), (origin + 8, z - 20), (origin + 40, z - 14)], (3.4, 2.8), 1.1, 0.6),
+        here.vessel(coeliac, (2.7, 1.8), 0.6, 0.6),
+        here.vessel(mesenteric, (3.0, 2.4), 0.7, 0.6),
     ]
+    dot = (float(rng.uniform(-12, 12)), float(rng.uniform(60, 68)))  # the umbilical part of the portal vein
     veins = [
-        *_branching(rng, here, [(32, 52), (-10, 56), (-50, 56), (-84, 70)], (0.9, 3.4), 0.0, -0.6),
-        here.vessel([(2, 64), (8, 66)], (3.0, 2.6), 1.5, 0.5),
+        *_branching(rng, here, [(14, 40), (-14, 58), (-46, 52), (-84, 72)], (1.0, 3.8), 0.0, -0.6),
+        here.vessel([dot, (dot[0] + float(rng.uniform(2, 12)), dot[1] + 2)], (3.0, 2.4), 1.3, 0.5),
     ]
     inside = np.maximum(away, _diaphragm_on_the_left(scene))
-    for vessel in (aorta, *arteries):
-        paint_vessel(scene, vessel)
-    return inside, [*veins, cava]
+    paint_vessels(scene, [aorta, *(arteries if rng.random() < 0.75 else arteries[1:]), *veins])
+    return inside, [*veins, caudate, Vessel(tuple(map(tuple, border)), (0.0,) * len(border))]
 
 
 def _spine(scene: Scene, here: Stand) -> None:
@@ -279,7 +298,7 @@ def _spine(scene: Scene, here: Stand) -> None:
     position = (scene.x - np.float32(here.shift[0])) / np.float32(pitch) + np.float32(phase)
     within = position - np.floor(position)  # 0 … 1 along one body and the disc below it
     front = np.float32(rng.uniform(113, 117) + here.shift[1]) + turn * scene.x
-    front = front + np.float32(2.4) * np.cos(2 * np.pi * within) ** 2
+    front = front + np.float32(2.4) * np.cos(np.pi * within) ** 4
     scene.paint(scene.z > front, t.MUSCLE)
     bone = (scene.z > front) & (scene.z < front + 2.2) & (within > 0.1) & (within < 0.9)
     scene.paint(bone, t.BONE)
@@ -315,12 +334,11 @@ def gas_loop(scene: Scene, x: float, z: float, rx: float, rz: float, haze_db: fl
     rng = scene.rng
     patch, loop = spot(scene, x, z, rx, rz, float(rng.uniform(-20, 20)))
     patch.paint(loop < 0, t.MUSCLE)
-    patch.paint(loop < -0.25, t.BEHIND_GAS)
     reach = 0.75 * rx
-    ragged = [
-        (x + s * reach, z - 0.5 * rz + float(rng.uniform(-1.2, 1.2)) + 2 * s * s) for s in (-1, -0.4, 0.3, 1)
-    ]
-    patch.paint(patch.tube(ragged, (0.5, 1.3, 1.1, 0.5)) < 0, t.GAS)
+    steps = np.linspace(-1, 1, 7)
+    tops = z - 0.55 * rz + 2 * steps**2 + rng.uniform(-1.3, 1.3, 7)
+    ragged = list(zip(x + steps * reach, tops, strict=True))
+    patch.paint(patch.tube(ragged, rng.uniform(0.3, 1.2, 7)) < 0, t.GAS)
     if haze_db:
         below = (np.abs(patch.x - x) < reach) & (patch.z > z - 0.4 * rz) & (patch.label == t.OTHER)
         fading = np.exp(-(patch.z[below] - z) / 12)
@@ -330,9 +348,8 @@ def gas_loop(scene: Scene, x: float, z: float, rx: float, rz: float, haze_db: fl
 def _diaphragm_on_the_left(scene: Scene) -> np.ndarray:
     """The diaphragm at the cranial end of a sagittal view; returns the distance (mm), negative below it."""
     rng = scene.rng
-    return _beyond(
-        scene, scene.ellipse(float(rng.uniform(34, 46)), 66, 112, float(rng.uniform(86, 100))), 100
-    )
+    dome = scene.ellipse(float(rng.uniform(40, 58)), 66, 112, float(rng.uniform(86, 100)))
+    return _beyond(scene, np.where(scene.z < 88, dome, np.float32(-1)), 100)  # it ends before the aorta
 
 
 def _dome(scene: Scene, cx: float, cz: float) -> np.ndarray:
@@ -364,18 +381,21 @@ def _gallbladder(scene: Scene, at: Point) -> Vessel:
     patch, sac = spot(scene, *at, long, short, float(rng.uniform(-40, 20)))
     patch.paint_sheet(sac * np.float32(short), -0.4, 1.5, t.WALL)
     patch.paint(sac < 0, t.FLUID_CLEAR)
-    near = (sac < 0) & (sac > -0.35) & (patch.z < at[1])
-    scene.echo_db[patch.at][near] += 12  # reverberation in the near wall
+    near = (sac < 0) & (sac > -0.5) & (patch.z < at[1])
+    scene.echo_db[patch.at][near] += 28 * (1 + 2 * sac[near])  # reverberation behind the near wall
     return Vessel((at, (at[0] + 0.1, at[1])), (0.0, 0.0), long)
 
 
-def kidney_behind(scene: Scene, x: float, z: float, inside: np.ndarray) -> None:
-    """The kidney that a view of the liver shows at its lower border, in the liver's bed."""
+def _kidney_behind(scene: Scene, x: float, z: float, inside: np.ndarray) -> Vessel:
+    """Paint the kidney that a view of the liver shows at its lower border. Returned as what a lesion keeps
+    clear of."""
     rng = scene.rng
-    long, short, tilt = float(rng.uniform(38, 46)), float(rng.uniform(17, 20)), float(rng.uniform(-14, 4))
+    body = Body(x, z, float(rng.uniform(38, 46)), float(rng.uniform(17, 20)), float(rng.uniform(-14, 4)))
     for size, tissue in ((1.1, t.SEPTUM), (1.0, t.CORTEX), (0.5, t.SINUS)):
-        body = scene.ellipse(x, z, size * long, size * short, tilt, 0.04 if size < 1.1 else 0.0)
-        scene.paint((body < 0) & (inside < 0), tissue)
+        part = scene.ellipse(x, z, size * body.rx, size * body.rz, body.tilt_deg, 0.04 * (size < 1.1))
+        scene.paint((part < 0) & (inside < 0), tissue)
+    ends = (body.point(body.rz - body.rx, 0), body.point(body.rx - body.rz, 0))
+    return Vessel(ends, (1.1 * body.rz,) * 2)
 
 
 def _branching(
@@ -387,6 +407,8 @@ def _branching(
     flow: float,
 ) -> list[Vessel]:
     """A tapering vessel and two or three twigs that leave it forwards, as branches do."""
+    points = np.asarray(points, float)
+    points[1:-1] += rng.uniform(-6, 6, (len(points) - 2, 2))
     main = here.vessel(points, radii, wall_mm, flow)
     path = np.asarray(main.path)
     thin_end = 0 if radii[0] < radii[1] else len(path) - 1
@@ -405,16 +427,22 @@ def _branching(
     return [*twigs, main]
 
 
-def paint_vessel(scene: Scene, vessel: Vessel) -> None:
-    """Wall and blood; a vessel without blood (radius 0, as a gallbladder already painted) is left alone."""
-    if not vessel.flow:
-        return
-    patch = Patch.around(scene, vessel.path, max(vessel.radii) + vessel.wall_mm)
-    away = patch.tube(vessel.path, vessel.radii)
-    if vessel.wall_mm:
-        patch.paint_sheet(away, -0.3, vessel.wall_mm, t.WALL)
-    patch.paint(away < 0, t.BLOOD)
-    patch.scene.flow[patch.at][away < -0.1 * max(vessel.radii)] = vessel.flow
+def paint_vessels(scene: Scene, vessels: Sequence[Vessel]) -> None:
+    """All walls first and all blood after them, so that branches open into each other.
+
+    A vessel without flow only stands for a place (the gallbladder, already painted) and is left alone.
+    """
+    drawn = []
+    for vessel in vessels:
+        if vessel.flow:
+            patch = Patch.around(scene, vessel.path, max(vessel.radii) + vessel.wall_mm)
+            drawn.append((vessel, patch, patch.tube(vessel.path, vessel.radii)))
+    for vessel, patch, away in drawn:
+        if vessel.wall_mm:
+            patch.paint_sheet(away, -0.3, vessel.wall_mm, t.WALL)
+    for vessel, patch, away in drawn:
+        patch.paint(away < 0, t.BLOOD)
+        scene.flow[patch.at][away < -0.1 * max(vessel.radii)] = vessel.flow
 
 
 def portal_triads(scene: Scene, count: int, wall_mm: float) -> None:
@@ -427,18 +455,15 @@ def portal_triads(scene: Scene, count: int, wall_mm: float) -> None:
         radius = scene.grid.probe.radius_mm
         x = float((radius + reach) * np.sin(angle))
         z = float((radius + reach) * np.cos(angle) - radius)
-        way, length = rng.uniform(-0.7, 1.2), rng.uniform(1.5, 8.0)
+        way, length = rng.uniform(-0.7, 1.2), rng.uniform(1.5, 11.0)
         tip = (x + length * np.cos(way), z + length * np.sin(way))
-        width, bright = float(rng.uniform(0.6, 1.3)), rng.random() < 0.55
+        width, bright = float(rng.uniform(0.9, 1.9)), rng.random() < 0.5
         patch = Patch.around(scene, [(x, z), tip], width)
         liver = patch.label == t.PARENCHYMA
         away = patch.tube([(x, z), tip], (width, 0.6 * width))
         if bright:
-            patch.paint((away < 0.9) & liver, PORTAL_TRACT)
-        patch.paint((away < (-0.2 if bright else 0.0)) & liver, t.BLOOD)
-
-
-PORTAL_TRACT = t.Tissue(6, 0.5, 1.0, t.PARENCHYMA)  # the bright sheath of a small portal branch
+            patch.paint((away < 1.1) & liver, PORTAL_TRACT)
+        patch.paint((away < (-0.4 if bright else 0.0)) & liver, t.BLOOD)
 
 
 def _site_in_liver(
@@ -498,10 +523,11 @@ def draw_kidney(scene: Scene, examination: Examination, view: View) -> None:
     scene.paint(scene.z > 0, t.SOFT)
     scene.add_texture(scene.z > 0, 4)
     long_axis = view.name == "longitudinal"
-    body = _body(scene, m, long_axis)
+    gas = long_axis and bool(rng.random() < 0.4)
+    body = _body(scene, m, long_axis, gas)
     _muscles_behind(scene, body)
-    _neighbour(scene, examination.side == "right", body)
-    kidney = scene.ellipse(body.cx, body.cz, body.rx, body.rz, body.tilt_deg, 0.03)
+    _neighbour(scene, examination.side == "right")
+    kidney = _outline_to_scale(scene, body, 0.03)
     fat = float(rng.uniform(0.08, 0.22))
     scene.paint((kidney > 0) & (kidney < fat), t.SEPTUM)  # perirenal fat
     scene.paint_interface(kidney, 0, 0.04, t.FASCIA)
@@ -511,7 +537,7 @@ def draw_kidney(scene: Scene, examination: Examination, view: View) -> None:
     _sinus(scene, m, body, kidney, None if long_axis else examination.side)
     site = _site_in_kidney(scene, examination, view, body)
     wall = float(rng.uniform(11, 16))
-    if rng.random() < 0.3:
+    if gas:
         _gas_at_the_lower_pole(scene, body, wall)
     abdominal_wall(scene, wall)
     _rib(scene, examination, body, site, wall, long_axis)
@@ -523,8 +549,8 @@ def draw_kidney(scene: Scene, examination: Examination, view: View) -> None:
             paint_flow(scene, lesion, *site)
 
 
-def _body(scene: Scene, m: dict[str, float], long_axis: bool) -> Body:
-    """Where the kidney lies: anywhere that shows it whole."""
+def _body(scene: Scene, m: dict[str, float], long_axis: bool, gas: bool) -> Body:
+    """Where the kidney lies: anywhere that shows it whole; bowel gas below it takes the room on the right."""
     rng = scene.rng
     cz, tilt = float(rng.uniform(60, 70)), float(rng.uniform(-6, 16) if long_axis else rng.uniform(-24, 24))
     rx, rz = (m["length"] if long_axis else m["width"] * 1.12) / 2, m["width"] / 2
@@ -533,7 +559,18 @@ def _body(scene: Scene, m: dict[str, float], long_axis: bool) -> Body:
         np.sin(np.deg2rad(tilt))
     )  # the end that comes nearer to the probe sees a narrower fan
     room = max(0.0, np.tan(half) * (scene.grid.probe.radius_mm + high) - rx - 2)
-    return Body(float(rng.uniform(-1, 1) * min(room, 14.0)), cz, rx, rz, tilt)
+    aside = -1.0 if gas else float(rng.uniform(-1, 1))
+    return Body(aside * min(room, 14.0), cz, rx, rz, tilt)
+
+
+def _outline_to_scale(scene: Scene, body: Body, wobble: float) -> np.ndarray:
+    """Normalised distance to the dented outline whose extents are the body's axes, dents included."""
+    shape = dents(scene.rng, wobble)
+    angle = np.linspace(0, 2 * np.pi, 180)
+    radius = outline(angle, shape)
+    rx = 2 * body.rx / float(np.ptp(radius * np.cos(angle)))
+    rz = 2 * body.rz / float(np.ptp(radius * np.sin(angle)))
+    return blob(scene.x, scene.z, body.cx, body.cz, rx, rz, body.tilt_deg, shape)
 
 
 def _muscles_behind(scene: Scene, body: Body) -> None:
@@ -542,20 +579,20 @@ def _muscles_behind(scene: Scene, body: Body) -> None:
     behind = scene.z > scene.wavy(body.cz + body.rz + float(rng.uniform(9, 15)), 3)
     scene.paint(behind, t.MUSCLE)
     scene.echo_db[behind] += 3 * smooth_field(rng, 110, 5)[behind]
-    x, z = float(rng.uniform(-40, 40)), body.cz + body.rz + float(rng.uniform(20, 26))
-    patch, psoas = spot(scene, x, z, float(rng.uniform(34, 50)), 12.0, float(rng.uniform(-10, 10)))
-    patch.paint_sheet(psoas * np.float32(12), -0.6, 0.8, t.FASCIA)
+    x, z = float(rng.uniform(-40, 40)), body.cz + body.rz + float(rng.uniform(38, 46))
+    patch, psoas = spot(scene, x, z, float(rng.uniform(60, 80)), 26.0, float(rng.uniform(-8, 8)))
+    patch.paint_sheet(psoas * np.float32(26), -0.6, 0.6, t.FASCIA)
 
 
-def _neighbour(scene: Scene, right: bool, body: Body) -> None:
+def _neighbour(scene: Scene, right: bool) -> None:
     """Liver before a right kidney, the tip of the spleen before a left one, each with vessels of its own."""
     rng = scene.rng
     if right:
-        x, rx, rz = float(rng.uniform(-64, -30)), float(rng.uniform(50, 78)), float(rng.uniform(26, 36))
+        x, rx, rz = float(rng.uniform(-64, -34)), float(rng.uniform(46, 68)), float(rng.uniform(24, 34))
     else:
         x, rx, rz = float(rng.uniform(-62, -44)), float(rng.uniform(36, 52)), float(rng.uniform(22, 30))
     z, tilt = float(rng.uniform(34, 44)), float(rng.uniform(4, 18))
-    tissue = t.LIVER if right else SPLEEN
+    tissue = t.LIVER if right else t.SPLEEN
     organ = scene.ellipse(x, z, rx, rz, tilt, 0.03)
     scene.paint(organ < 0, tissue)
     scene.add_texture(organ < 0, 1.2)
@@ -565,20 +602,17 @@ def _neighbour(scene: Scene, right: bool, body: Body) -> None:
         at = np.array((x + share * rx * np.cos(angle), z + share * rz * np.sin(angle)))
         tip = at + rng.uniform(-9, 9, 2) * (1, 0.5)
         patch = Patch.around(scene, [at, tip], 2)
-        away = patch.tube([tuple(at), tuple(tip)], (1.5, 0.8))
+        away = patch.tube([tuple(at), tuple(tip)], (1.7, 1.0))
         within = organ[patch.at] < -0.06
         if rng.random() < 0.5:
             patch.paint((away < 1) & within, PORTAL_TRACT)
         patch.paint((away < 0) & within, t.BLOOD)
 
 
-SPLEEN = t.Tissue(1, 0.5, 0.8, t.PARENCHYMA)
-
-
 def _pyramids(scene: Scene, m: dict[str, float], body: Body) -> None:
     """Pyramids between sinus and cortex, darker than cortex by little or much, some cut and some not."""
     rng = scene.rng
-    pyramid = t.Tissue(float(rng.uniform(-11, -6.5)), 0.45, 1.0, t.PARENCHYMA)
+    pyramid = t.Tissue(float(rng.uniform(-14, -8)), 0.45, 1.0, t.PARENCHYMA)
     sx, sz = body.rx - m["parenchyma"], body.rz - m["parenchyma"]
     count = int(rng.integers(6, 10))
     angles = (
@@ -611,8 +645,11 @@ def _sinus(scene: Scene, m: dict[str, float], body: Body, kidney: np.ndarray, op
     scene.paint(sinus, t.SINUS)
     scene.add_texture(sinus, 4.5)
     if open_side:
-        tip = body.point(way * (body.rx + 22), float(rng.uniform(4, 14)))
-        paint_vessel(scene, Vessel((neck[0], neck[1], tip), (1.2, 2.2, 2.8), 0.0, -0.5))
+        bow, tip = body.point(way * body.rx, 0), body.point(way * (body.rx + 16), float(rng.uniform(2, 16)))
+        vein = bend([body.point(way * 0.5 * body.rx, float(rng.uniform(-3, 3))), bow, tip], 6)
+        paint_vessels(
+            scene, [Vessel(tuple(vein), tuple(np.linspace(0.5, rng.uniform(1.2, 2.4), 6)), 0.0, -0.5)]
+        )
     if rng.random() < 0.45:
         reach, low = 0.6 * sx * float(rng.uniform(0.4, 1)), float(rng.uniform(-0.2, 0.2)) * sz
         slit = [body.point(s * reach, low + float(rng.uniform(-1, 1))) for s in (-1, 0, 1)]
@@ -623,8 +660,10 @@ def _sinus(scene: Scene, m: dict[str, float], body: Body, kidney: np.ndarray, op
 
 def _gas_at_the_lower_pole(scene: Scene, body: Body, wall_mm: float) -> None:
     """Colon before the lower pole's tip, in the corner that the kidney leaves free."""
-    x, z = body.point(body.rx + 12, 0)
-    gas_loop(scene, x + 2, max(wall_mm + 9, z - 26), 9.0, 6.0)
+    radius = scene.grid.probe.radius_mm
+    x, z = body.point(body.rx, 0)
+    front = max(wall_mm + 10, z - 22)
+    gas_loop(scene, x * (front + radius) / (z + radius) + 12, front, 14.0, 7.0)
 
 
 def _rib(
@@ -633,30 +672,33 @@ def _rib(
     """At times the soft-edged shadow of a rib: beside the ends of what is measured, and beside the lesion."""
     rng = scene.rng
     radius = scene.grid.probe.radius_mm
-    wide, there, side = np.deg2rad(rng.uniform(3, 5)), rng.random() < 0.35, rng.choice((-1.0, 1.0))
+    wide, there, side = np.deg2rad(rng.uniform(3.5, 6)), rng.random() < 0.22, rng.choice((-1.0, 1.0))
     share = rng.uniform(0.5, 0.62)
     if not there:
         return
     x, z = body.point(side * share * body.rx, 0) if long_axis else body.point(side * (body.rx + 14), 0)
     middle = np.arctan2(x, z + radius)
+    loss_db = 18.0
     if examination.lesion is not None:
         away = np.hypot(site[0], site[1] + radius)
         clear = np.arcsin(min(0.5 * examination.lesion.long_mm / away, 1)) + np.deg2rad(2.0) + wide
-        if abs(middle - np.arctan2(site[0], site[1] + radius)) < clear:
-            return
-    shade(scene, float(middle), float(wide), wall_mm)
+        gap = abs(middle - np.arctan2(site[0], site[1] + radius)) - clear
+        loss_db *= np.clip(gap / np.deg2rad(2.0), 0, 1)  # fades near the lesion: no flicker in a cine
+    if loss_db > 0:
+        shade(scene, float(middle), float(wide), wall_mm, float(loss_db))
 
 
-def shade(scene: Scene, middle: float, half_width: float, start_mm: float, loss_db: float = 24.0) -> None:
+def shade(scene: Scene, middle: float, half_width: float, start_mm: float, loss_db: float) -> None:
     """A rib's soft-edged shadow around the beam at `middle` (radians), and its bright surface in the wall."""
     half = np.deg2rad(scene.grid.probe.angle_deg) / 2
     beam = np.linspace(-half, half, BEAMS, dtype=np.float32)
     across = np.abs(beam - np.float32(middle)) / np.float32(half_width)
-    depth = np.clip(1.6 - 1.2 * across, 0, 1)  # 1 in the umbra, falling to 0 at its soft edge
+    depth = np.clip(1.4 - 1.4 * across, 0, 1)  # 1 in the umbra, falling to 0 at its soft edge
     first = int(start_mm / scene.grid.sample_mm)
     scene.echo_db[first:] -= np.float32(loss_db) * depth
     rows, columns = slice(first - 3, first + 2), across < 0.9
-    scene.echo_db[rows, columns] = t.DIAPHRAGM.echo_db - 6 * across[columns] ** 2
+    surface = t.DIAPHRAGM.echo_db - 6 * across[columns] ** 2
+    scene.echo_db[rows, columns] += min(loss_db / 6, 1.0) * (surface - scene.echo_db[rows, columns])
 
 
 def _site_in_kidney(scene: Scene, examination: Examination, view: View, body: Body) -> Point:

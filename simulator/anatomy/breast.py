@@ -25,7 +25,7 @@ PATTERNS = {"fatty": 0.1, "mixed": 0.8, "dense": 1.8}  # level of a smooth field
 def draw(scene: Scene, examination: Examination, view: View) -> None:
     m, rng = examination.measures, scene.rng
     skin = rng.uniform(1.5, 2.3)
-    top = _course(scene, rng.uniform(6.5, 9.0), 1.5)
+    top = _course(scene, rng.uniform(6.5, 9.8), 1.7)
     bottom = top + np.float32(m["gland_thickness"]) * _wedge(scene)
     scene.paint(scene.layer(0, skin), t.SKIN)
     scene.brighten(scene.layer(0.45, skin - 0.45), -7)  # the dermis between its two bright borders
@@ -44,18 +44,26 @@ def draw(scene: Scene, examination: Examination, view: View) -> None:
 
 def _course(scene: Scene, depth: float, amplitude: float) -> np.ndarray:
     """The depth (mm) of a border [SAMPLES, BEAMS]: three bends of random length, strength and phase."""
+    x = _across(scene)
     course = np.float32(depth)
-    for waves, share in ((0.25, 0.7), (0.9, 0.45), (2.4, 0.2)):
-        length = scene.rng.uniform(0.7, 1.9) * waves
-        course = course + scene.wavy(0, amplitude * share * scene.rng.uniform(0.2, 1.0), length)
-    return course
+    for waves, share in ((0.3, 0.8), (0.9, 0.5), (2.4, 0.2)):
+        pace = np.float32(2 * np.pi / 50 * waves * scene.rng.uniform(0.7, 1.9))
+        strength = np.float32(amplitude * share * scene.rng.uniform(0.2, 1.0))
+        course = course + strength * np.sin(pace * x + np.float32(scene.rng.uniform(0, 2 * np.pi)))
+    return np.broadcast_to(course, scene.x.shape)
+
+
+def _across(scene: Scene) -> np.ndarray:
+    """Millimetres across: one row where all rows of the grid are alike [1, BEAMS], else [SAMPLES, BEAMS]."""
+    return scene.x[:1] if scene.x.strides[0] == 0 else scene.x
 
 
 def _wedge(scene: Scene) -> np.ndarray:
-    """Thickness of the gland relative to its middle [SAMPLES, BEAMS]; it may run out towards each side."""
-    way = np.clip((np.abs(scene.x) - 9) / 16, 0, 1)
+    """Thickness of the gland relative to its middle, 1 row or all; it may run out towards each side."""
+    x = _across(scene)
+    way = np.clip((np.abs(x) - 9) / 16, 0, 1)
     left, right = scene.rng.uniform(0, 0.6, 2) * (scene.rng.random(2) < 0.6)
-    return 1 - way * way * np.where(scene.x < 0, np.float32(left), np.float32(right))
+    return 1 - way * way * np.where(x < 0, np.float32(left), np.float32(right))
 
 
 def _subcutaneous(scene: Scene, skin: float, top: np.ndarray) -> None:
@@ -66,18 +74,18 @@ def _subcutaneous(scene: Scene, skin: float, top: np.ndarray) -> None:
     x, z, border = scene.x[rows], scene.z[rows], top[rows]
     rise = np.clip((border - z) / (border - skin), 0, 1)
     fat = (z > skin) & (z < border)
-    for _ in range(rng.integers(4, 10)):
-        lean, bent = rng.uniform(-7, 7), rng.uniform(-4, 4)
+    for _ in range(rng.integers(3, 7)):
+        lean, bent = rng.uniform(-9, 9), rng.uniform(-1.6, 1.6)
         middle = rng.uniform(-25, 25) + lean * rise + bent * rise * (1 - rise) * 4
-        reach = rng.uniform(0.5, 1.0)
-        line = (np.abs(x - middle) < rng.uniform(0.3, 0.5)) & fat & (rise < reach)
-        scene.echo_db[rows][line] = t.SEPTUM.echo_db + rng.uniform(-3, 3) + 2 * scene.field[rows][line]
-    for _ in range(rng.integers(1, 4)):
-        level = rng.uniform(0.2, 0.8) + rng.uniform(0.1, 0.3) * np.sin(
-            np.float32(rng.uniform(0.1, 0.35)) * x + np.float32(rng.uniform(0, 6.3))
-        )
-        line = (np.abs(rise - level) < 0.04) & fat & (np.sin(x * 0.21 + rng.uniform(0, 6.3)) > -0.2)
-        scene.echo_db[rows][line] = t.SEPTUM.echo_db - 3
+        width = np.float32(rng.uniform(0.25, 0.45)) * (1.3 - rise) * (1 + abs(lean) / 8)
+        line = (np.abs(x - np.float32(middle)) < width) & fat & (rise < rng.uniform(0.55, 1.0))
+        scene.echo_db[rows][line] = t.SEPTUM.echo_db + rng.uniform(-5, 1) + 3 * scene.field[rows][line]
+    for _ in range(rng.integers(1, 4)):  # arched lobules of fat
+        wave = np.float32(rng.uniform(0.12, 0.35)) * x + np.float32(rng.uniform(0, 6.3))
+        level = rng.uniform(0.25, 0.6) + rng.uniform(0.15, 0.4) * np.abs(np.sin(wave))
+        here = np.sin(np.float32(rng.uniform(0.1, 0.3)) * x + np.float32(rng.uniform(0, 6.3))) > -0.3
+        line = (np.abs(rise - level) < 0.035) & fat & here
+        scene.echo_db[rows][line] = t.SEPTUM.echo_db - 4 + 3 * scene.field[rows][line]
 
 
 def _gland(scene: Scene, top: np.ndarray, bottom: np.ndarray, view: View, coarse: bool) -> None:
@@ -88,8 +96,8 @@ def _gland(scene: Scene, top: np.ndarray, bottom: np.ndarray, view: View, coarse
     pattern = str(rng.choice(list(PATTERNS)))
     rows, columns = int(rng.integers(9, 15)), int(rng.integers(7, 12))
     fat = smooth_field(rng, rows, columns) + 0.35 * smooth_field(rng, 26, 14)
-    change = -6.0 * np.clip((fat - PATTERNS[pattern]) / 0.35, 0, 1)
-    change += (2.4 if coarse else 1.2) * smooth_field(rng, 56, 12)
+    change = -7.0 * np.clip((fat - PATTERNS[pattern]) / 0.35, 0, 1)
+    change += (3.2 if coarse else 2.4) * smooth_field(rng, 60, 9)
     if coarse:
         change += 3.0 * smooth_field(rng, 26, 18)
     scene.brighten(inside, change[inside])
@@ -101,14 +109,16 @@ def _gland(scene: Scene, top: np.ndarray, bottom: np.ndarray, view: View, coarse
 def _ducts(scene: Scene, top: np.ndarray, bottom: np.ndarray, view: View, inside: np.ndarray) -> None:
     """Thin dark strokes along a radial scan, dark points across it."""
     rng = scene.rng
-    depth = (scene.z - top) / (bottom - top)
+    rows = slice(int(top.min() / scene.grid.sample_mm), int(bottom.max() / scene.grid.sample_mm) + 2)
+    x, z, first, inside = scene.x[rows], scene.z[rows], top[rows], inside[rows]
+    thick = bottom[rows] - first
     for _ in range(rng.integers(1, 5)):
-        x, level = rng.uniform(-20, 20), rng.uniform(0.2, 0.8)
+        middle, level = np.float32(rng.uniform(-20, 20)), rng.uniform(0.2, 0.8)
         half = rng.uniform(4, 9) if view.name == "radial" else rng.uniform(0.6, 1.0)
-        lean = rng.uniform(-0.012, 0.012)
-        away = np.abs(depth - level - np.float32(lean) * (scene.x - np.float32(x))) * (bottom - top)
-        stroke = (away < rng.uniform(0.3, 0.5)) & (np.abs(scene.x - np.float32(x)) < half) & inside
-        scene.brighten(stroke, -8)
+        lean = np.float32(rng.uniform(-0.15, 0.15))
+        away = np.abs(z - first - np.float32(level) * thick - lean * (x - middle))
+        stroke = (away < rng.uniform(0.3, 0.5)) & (np.abs(x - middle) < half) & inside
+        scene.echo_db[rows][stroke] -= 8
 
 
 def _chest_wall(scene: Scene, bottom: np.ndarray) -> None:
@@ -117,22 +127,22 @@ def _chest_wall(scene: Scene, bottom: np.ndarray) -> None:
     muscle = _course(scene, 0, 0.5) + bottom + np.float32(rng.uniform(1.6, 3.6))
     level = float(muscle.mean())
     muscle = np.maximum(0.65 * muscle + np.float32(0.35 * level), bottom + np.float32(0.8))
-    end = _course(scene, level + rng.uniform(5.0, 8.0), 0.5)
+    end = _course(scene, level + rng.uniform(4.5, 8.0), 0.6)
     scene.paint(scene.layer(bottom, muscle), t.FAT)
     scene.paint(scene.z >= muscle, t.MUSCLE)
-    fibres = smooth_field(rng, 90, int(rng.integers(4, 8)))
+    fibres = smooth_field(rng, 100, int(rng.integers(4, 8)))
     shift = (rng.uniform(-0.12, 0.12) * scene.x[0] + muscle[0] - level) / scene.grid.sample_mm
     rows = np.clip(np.arange(len(fibres))[:, None] - shift.astype(int), 0, len(fibres) - 1)
     fibres = fibres[rows, np.arange(fibres.shape[1])]
-    scene.brighten(scene.z >= muscle, np.clip(7 * (fibres[scene.z >= muscle] - 0.6), -1, 10))
+    scene.brighten(scene.z >= muscle, np.clip(13 * (fibres[scene.z >= muscle] - 0.45), -3, 14))
     fascia = scene.layer(muscle, muscle + 0.5)
     scene.paint(fascia, t.FASCIA)
     scene.brighten(fascia, 3 * scene.field[fascia] - 3)
-    _pleura(scene, end + np.float32(3.5))
+    _pleura(scene, end + np.float32(rng.uniform(6.0, 7.5)))
     first, apart = rng.uniform(-26, -4), rng.uniform(20, 30)
     cartilage = rng.random() < 0.45
     for k in range(2):
-        _rib(scene, first + k * apart, float(end.mean()) + rng.uniform(1.8, 2.6), cartilage)
+        _rib(scene, first + k * apart, float(end.mean()) + rng.uniform(0.0, 1.0), cartilage)
 
 
 def _pleura(scene: Scene, course: np.ndarray) -> None:
@@ -161,7 +171,7 @@ def _rib(scene: Scene, cx: float, cz: float, cartilage: bool) -> None:
     dark = (rib < 0) | below
     scene.paint(dark, t.BEHIND_GAS)
     scene.brighten(dark, -20 * np.sqrt(np.clip(1 - away[dark], 0, 1)) + 2)
-    front = (rib > -0.16) & (rib < 0.06) & (scene.z < cz + 2.2)
+    front = (rib > -0.13) & (rib < 0.03) & (scene.z < cz + 2.2)
     scene.paint(front, t.BONE)
     scene.attenuation[front] = 0.5  # the loss is in the level of what lies below
     scene.brighten(front, -9 * away[front])

@@ -38,8 +38,21 @@ INTIMA_MM = 0.25
 
 def _course(scene: Scene, depth: float | np.ndarray, amplitude: float) -> np.ndarray:
     """The depth (mm) of a fascia [SAMPLES, BEAMS]: one slow bend and one quicker, both of random length."""
-    slow, quick = scene.rng.uniform(0.3, 0.8), scene.rng.uniform(1.2, 2.6)
-    return depth + scene.wavy(0, 0.7 * amplitude, slow) + scene.wavy(0, 0.2 * amplitude, quick)
+    x = _across(scene)
+    slow = np.float32(2 * np.pi / 40 * scene.rng.uniform(0.3, 0.8))
+    quick = np.float32(2 * np.pi / 40 * scene.rng.uniform(1.2, 2.6))
+    start, second, third = scene.rng.uniform(0, 2 * np.pi, 3).astype(np.float32)
+    bends = (
+        0.7 * np.sin(slow * x + start)
+        + 0.25 * np.sin(2.3 * slow * x + second)
+        + 0.2 * np.sin(quick * x + third)
+    )
+    return np.broadcast_to(depth + np.float32(amplitude) * bends, scene.x.shape)
+
+
+def _across(scene: Scene) -> np.ndarray:
+    """Millimetres across: one row where all rows of the grid are alike [1, BEAMS], else [SAMPLES, BEAMS]."""
+    return scene.x[:1] if scene.x.strides[0] == 0 else scene.x
 
 
 def _muscle(scene: Scene, top: np.ndarray, bottom: np.ndarray, tissue: t.Tissue = t.MUSCLE) -> None:
@@ -48,8 +61,8 @@ def _muscle(scene: Scene, top: np.ndarray, bottom: np.ndarray, tissue: t.Tissue 
     scene.paint(inside, tissue)
     middle = (top[0] + bottom[0]) / 2 / scene.grid.sample_mm
     rows = np.arange(SAMPLES)[:, None] - np.round(middle - middle.mean()).astype(int)
-    fibres = smooth_field(scene.rng, 100, 7)[np.clip(rows, 0, SAMPLES - 1), np.arange(BEAMS)]
-    scene.brighten(inside, np.clip(8 * (fibres[inside] - 0.7), -1, 11))
+    fibres = smooth_field(scene.rng, 110, 6)[np.clip(rows, 0, SAMPLES - 1), np.arange(BEAMS)]
+    scene.brighten(inside, np.clip(13 * (fibres[inside] - 0.45), -3, 15))
     there = bottom - top > 0.5  # where the two fasciae have met there is one line, the deep one
     _fascia(scene, top, 0.35, there)
     _fascia(scene, bottom, 0.4, there)
@@ -61,7 +74,15 @@ def _fascia(scene: Scene, course: np.ndarray, thick: float, where: np.ndarray | 
     if where is not None:
         line &= where
     scene.paint(line, t.FASCIA)
-    scene.brighten(line, 3.5 * scene.field[line] - 2)
+    scene.brighten(line, np.clip(5 * scene.field[line], -7, 5) - 3)
+
+
+def _loose_tissue(scene: Scene) -> None:
+    """What lies between the organs: darker than the gland, crossed by a few strands, dark in the depth."""
+    scene.echo_db -= 4
+    scene.attenuation += np.float32(0.14)
+    strands = smooth_field(scene.rng, 34, 8)
+    scene.echo_db += np.clip(9 * (strands - 0.9), 0, 9) - 2 * np.clip(-strands, 0, 2)
 
 
 def _skin(scene: Scene) -> np.ndarray:
@@ -75,26 +96,34 @@ def _skin(scene: Scene) -> np.ndarray:
     return fascia
 
 
-def _lens(
-    scene: Scene, middle: float, half: float, cx: float, reach: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _lens(scene: Scene, middle: float, half: float, cx: float, reach: float) -> tuple[np.ndarray, np.ndarray]:
     """Upper and lower course (mm) of a muscle cut across: thick at `cx`, gone `reach` mm beside it."""
-    away = np.clip((scene.x - np.float32(cx)) / np.float32(reach), -1, 1)
+    away = np.clip((_across(scene) - np.float32(cx)) / np.float32(reach), -1, 1)
     thick = np.float32(half) * np.sqrt(1 - away * away)
     bent = np.float32(middle) + np.float32(0.9) * away * away
-    return bent - thick, bent + thick
+    return np.broadcast_to(bent - thick, scene.x.shape), np.broadcast_to(bent + thick, scene.x.shape)
 
 
-def _spine(scene: Scene, depth: float) -> None:
-    """The front of the vertebral bodies: a bright broken line that stops the sound."""
+def _spine(scene: Scene, depth: float, lateral: float | None = None) -> None:
+    """The front of the spine: a bright line that stops the sound. Along the neck one low arch a vertebra,
+    across it (`lateral` given) one arch, bulging towards the midline's side."""
     rng = scene.rng
-    phase, length = rng.uniform(0, np.pi), rng.uniform(13, 18)
-    wave = np.abs(np.cos(np.float32(np.pi / length) * scene.x + np.float32(phase)))
-    front = np.float32(depth) + np.float32(1.4) * (1 - wave) + scene.wavy(0, 0.25, 3.0)
-    line = scene.layer(front, front + 0.8) & (wave > 0.3)  # discs let the sound pass
-    scene.paint(line, t.BONE)
-    scene.brighten(line, -9 + 3 * scene.field[line])
-    scene.attenuation[line] = 8.0
+    if lateral is None:
+        length = rng.uniform(14, 19)
+        angle = np.float32(np.pi / length) * scene.x + np.float32(rng.uniform(0, np.pi))
+        arch = np.sqrt(np.abs(np.cos(angle)))
+        solid = np.clip((arch - 0.3) / 0.3, 0.35, 1)  # discs let some sound pass
+    else:
+        away = (scene.x + np.float32(lateral * rng.uniform(2, 9))) / np.float32(rng.uniform(11, 15))
+        arch = 3.0 * (np.sqrt(np.clip(1 - away * away, 0, 1)) - 0.6)
+        solid = np.clip((1 - np.abs(away)) / 0.2, 0, 1)
+    front = np.float32(depth) - np.float32(1.1) * arch + scene.wavy(0, 0.3, 2.0)
+    below = scene.z - front
+    shadow = below > 0
+    scene.echo_db -= shadow * (19 * solid)
+    line = shadow & (below < 0.7)
+    scene.brighten(line, (33 + 4 * scene.field[line]) * solid[line])
+    scene.label[line & (solid > 0.5)] = t.INTERFACE
 
 
 # ------------ thyroid ------------
@@ -102,6 +131,7 @@ def _spine(scene: Scene, depth: float) -> None:
 
 def draw_thyroid(scene: Scene, examination: Examination, view: View) -> None:
     m, rng = examination.measures, scene.rng
+    _loose_tissue(scene)
     fascia = _skin(scene)
     top = rng.uniform(8.5, 10.5)
     cz = top + m["lobe_depth"] / 2
@@ -137,9 +167,8 @@ def _transverse_neck(
     artery_x = cx + lateral * (m["lobe_width"] / 2 + rng.uniform(3.9, 4.8))
     artery_z = cz + rng.uniform(-0.5, 2.5)
     deep = top + m["lobe_depth"] + rng.uniform(1.0, 2.0)
-    colli = _lens(scene, deep + 3.2, rng.uniform(2.6, 3.4), cx + lateral * rng.uniform(-1, 2), 13)
-    _muscle(scene, *colli, FAR_MUSCLE)
-    _spine(scene, deep + rng.uniform(7.5, 9.5))
+    _spine(scene, deep + rng.uniform(7.0, 9.0), lateral)
+    _longus_colli(scene, cx + lateral * rng.uniform(-2, 3), deep + 3.4)
     strap = fascia + np.float32(0.3)
     scene.paint(scene.layer(fascia, top + 2.0), t.SOFT)
     _muscle(scene, strap, np.maximum(_course(scene, top - 0.4, 0.5), strap + 1.0))
@@ -155,12 +184,12 @@ def _transverse_neck(
     scene.paint(isthmus, t.THYROID)
     scene.paint(lobe < 0, t.THYROID)
     kept = scene.label == t.PARENCHYMA
-    _trachea(scene, trachea_x, top + 1.6 + m["isthmus"], kept)
     if lateral > 0 and rng.random() < 0.7:  # the oesophagus lies a little to the left of the trachea
-        _oesophagus(scene, trachea_x + rng.uniform(8.5, 10.0), top + m["lobe_depth"] + 0.5, kept)
-    artery = scene.ellipse(artery_x, artery_z, 3.3, 3.2)
-    scene.paint_interface(artery, 0, 0.2, t.ADVENTITIA)
-    scene.paint(artery < 0, t.BLOOD)
+        _oesophagus(scene, trachea_x + rng.uniform(9.5, 11.5), top + m["lobe_depth"] + 0.8, kept)
+    _trachea(scene, trachea_x, top + 1.6 + m["isthmus"], kept)
+    radius = rng.uniform(2.9, 3.4)
+    artery = scene.ellipse(artery_x, artery_z, radius, radius)
+    _round_wall(scene, artery * np.float32(radius), 0.7, artery_z, radius)
     scene.flow[artery < -0.1] = lateral * 0.8
     return lobe
 
@@ -183,14 +212,21 @@ def _longitudinal_neck(
 
 
 def _lobe(scene: Scene, cx: float, cz: float, width: float, depth: float, dent: float) -> np.ndarray:
-    """Normalised distance to a lobe of any shape whose whole extent is `width` x `depth` mm."""
+    """Normalised distance to a lobe of any shape, `width` mm across in all and `depth` mm deep at its
+    deepest place (measured straight down, as calipers do)."""
     shape = dents(scene.rng, dent, (2, 3, 4, 6))
-    angle = np.linspace(0, 2 * np.pi, 180)
-    radius = outline(angle, shape)
-    across, down = radius * np.cos(angle), radius * np.sin(angle)
-    rx, rz = width / float(np.ptp(across)), depth / float(np.ptp(down))
-    cx -= rx * float(across.max() + across.min()) / 2
-    cz -= rz * float(down.max() + down.min()) / 2
+    angle = np.linspace(0, np.pi, 91)
+    lower, upper = outline(angle, shape), outline(-angle, shape)
+    ends = lower * np.cos(angle), upper * np.cos(angle)
+    at = np.linspace(-1.2, 1.2, 97)  # depth of the lower and of the upper border at these places
+    below, above = (
+        np.interp(at, end[::-1], (radius * np.sin(angle))[::-1])
+        for end, radius in zip(ends, (lower, upper), strict=True)
+    )
+    left, right = min(end.min() for end in ends), max(end.max() for end in ends)
+    rx, rz = width / float(right - left), depth / float((below + above).max())
+    cx -= rx * float(left + right) / 2
+    cz -= rz * float(below.max() - above.max()) / 2
     return blob(scene.x, scene.z, cx, cz, rx, rz, 0.0, shape)
 
 
@@ -213,23 +249,22 @@ def _trachea(scene: Scene, cx: float, front: float, kept: np.ndarray) -> None:
     rng = scene.rng
     away = (scene.x - np.float32(cx)) / np.float32(rng.uniform(7.5, 9.0))
     roof = np.float32(front) + np.float32(8.0) * (1 - np.sqrt(np.clip(1 - away * away, 0, 1)))
-    below = scene.z - roof
-    beside = np.abs(away)
-    column = (beside < 0.98) & ~kept
+    below, beside = scene.z - roof, np.abs(away)
+    column = (beside < 1) & ~kept
     scene.paint(column & (below > 0) & (below < 1.5), t.CARTILAGE)
-    scene.brighten(column & (below > 0) & (below < 0.3), 13 * (1 - min(1.0, 0.3)))
-    dark = column & (below >= 1.4) & (beside < 0.93)
-    scene.paint(dark, t.BEHIND_GAS)
-    air = dark & (below < 1.95)
-    scene.paint(air, t.GAS)
-    scene.brighten(air, -14 * beside[air] ** 2)
-    scene.attenuation[air] = 0.5  # the loss is in the level of what lies below
+    scene.brighten(column & (below > -0.1) & (below < 0.25), 9)  # perichondrium
+    shadow = column & (below >= 1.4)
+    depth = below[shadow] - np.float32(1.7)
     period = np.float32(rng.uniform(1.5, 2.6))
-    depth = below[dark] - np.float32(1.7)
     comb = np.exp(-(((depth / period + 0.5) % 1 - 0.5) ** 2) / 0.02) * (depth > 0.5 * period)
-    tails = np.clip(1 + 0.9 * smooth_field(rng, 3, 22)[dark], 0, 2) * (1 - beside[dark] ** 2)
-    scene.brighten(dark & ~air, 0)
-    scene.echo_db[dark] += (30 * comb * np.exp(-depth / 5) + 7 * np.exp(-depth / 9)) * tails - 8
+    tails = np.clip(1 + 0.9 * smooth_field(rng, 3, 22)[shadow], 0, 2) * (1 - beside[shadow] ** 2)
+    level = -24 + (28 * comb * np.exp(-depth / 5) + 13 * np.exp(-depth / 8)) * tails
+    solid = np.clip((1 - beside[shadow]) / 0.09, 0, 1)  # the edge of the shadow is soft
+    scene.echo_db[shadow] += solid * (level - scene.echo_db[shadow])
+    air = shadow & (below < 1.95) & (beside < 0.95)
+    scene.paint(air, t.GAS)
+    scene.brighten(air, -16 * beside[air] ** 2)
+    scene.attenuation[shadow] = 0.5  # the loss is in the level of what lies below
 
 
 def _oesophagus(scene: Scene, cx: float, cz: float, kept: np.ndarray) -> None:
@@ -237,7 +272,7 @@ def _oesophagus(scene: Scene, cx: float, cz: float, kept: np.ndarray) -> None:
     tube = scene.ellipse(cx, cz, scene.rng.uniform(4.0, 5.2), 3.0, scene.rng.uniform(-15, 15), 0.05)
     wall = (tube < 0) & ~kept
     scene.paint(wall, t.MUSCLE)
-    scene.paint_interface(np.where(kept, 9, tube), 0, 0.12, t.FASCIA)
+    scene.brighten((tube > -0.12) & wall, 9)
     scene.brighten((tube < -0.5) & wall, 14 + 4 * scene.field[(tube < -0.5) & wall])
 
 
@@ -259,6 +294,7 @@ def _site_in_lobe(
 
 
 def draw_vessel(scene: Scene, examination: Examination, view: View) -> None:
+    _loose_tissue(scene)
     fascia = _skin(scene)
     axis = scene.rng.uniform(12.0, 15.5)  # depth of the middle of the lumen
     if view.name == "longitudinal":
@@ -267,9 +303,7 @@ def draw_vessel(scene: Scene, examination: Examination, view: View) -> None:
         _round_artery(scene, examination, view, axis, fascia)
 
 
-def _long_artery(
-    scene: Scene, examination: Examination, view: View, axis: float, fascia: np.ndarray
-) -> None:
+def _long_artery(scene: Scene, examination: Examination, view: View, axis: float, fascia: np.ndarray) -> None:
     """Near wall, lumen, far wall below muscle, at times a vein between; the spine far below."""
     m, rng = examination.measures, scene.rng
     slope, bow = rng.uniform(-0.09, 0.09), rng.uniform(-0.0045, 0.0045)
@@ -278,7 +312,7 @@ def _long_artery(
     half = np.float32(m["lumen"] / 2) * _bulb(scene)
     bottom = _course(scene, axis + rng.uniform(8.0, 11.0), 1.2)
     _muscle(scene, bottom, bottom + np.float32(rng.uniform(5, 8)), FAR_MUSCLE)
-    _spine(scene, axis + rng.uniform(14.5, 19.0))
+    _spine(scene, axis + rng.uniform(14.5, 26.0))
     roof = course - np.float32(rng.uniform(5.3, 6.3))  # of the carotid sheath
     if rng.random() < 0.35:
         roof = _vein_above(scene, roof, fascia)
@@ -324,7 +358,7 @@ def _walls(scene: Scene, near: np.ndarray, far: np.ndarray, thick: float, uneven
     if thick <= 0:
         return
     outer = out - np.float32(thick)
-    scene.echo_db += np.where(outer > 0, 9 * np.exp(-np.clip(outer, 0, 9) / 0.7) + 0, 0)
+    scene.echo_db += np.where(outer > 0, 9 * np.exp(-np.clip(outer, 0, 9) / 0.7), 0)
     line = (outer >= 0) & (outer < 0.45)
     scene.paint(line, t.ADVENTITIA)
     scene.brighten(line, 2 * scene.field[line] - np.where(scene.z[line] < near[line], 3, 0))
@@ -347,49 +381,62 @@ def _round_artery(
     m, rng = examination.measures, scene.rng
     lateral = -1.0 if examination.side == "right" else 1.0
     x, r = rng.uniform(-3, 3), m["lumen"] / 2
-    colli = _lens(
-        scene, axis + rng.uniform(9.5, 12), rng.uniform(3, 4.5), x - lateral * rng.uniform(2, 8), 17
-    )
-    _muscle(scene, *colli, FAR_MUSCLE)
-    _spine(scene, axis + rng.uniform(15.5, 19))
+    _spine(scene, axis + rng.uniform(14.5, 24.0), lateral)
+    _longus_colli(scene, x - lateral * rng.uniform(2, 7), axis + r + rng.uniform(5, 7))
     # Over the lobe the thin strap muscles, over the vessels the thick sternocleidomastoid.
-    gland = _lobe(
-        scene, x - lateral * (4.6 + 9.5), axis + rng.uniform(-1, 1.5), 18.0, rng.uniform(13, 17), 0.14
-    )
+    wide = rng.uniform(15, 21)
+    gland_x = x - lateral * (r + m["intima_media"] + 1.2 + wide / 2)
+    gland = _lobe(scene, gland_x, axis + rng.uniform(-1, 2), wide, rng.uniform(10.5, 14.5), 0.18)
     strap = _lens(scene, axis - 7.2, rng.uniform(1.2, 1.8), x - lateral * 13, 14)
     _muscle(scene, np.maximum(strap[0], fascia), strap[1])
-    scm = _lens(
-        scene, (fascia[0, 0] + axis - 5.2) / 2, (axis - 5.4 - fascia[0, 0]) / 2, x + lateral * 6, 17
-    )
+    scm = _lens(scene, (fascia[0, 0] + axis - 5.2) / 2, (axis - 5.4 - fascia[0, 0]) / 2, x + lateral * 6, 17)
     _muscle(scene, np.maximum(scm[0], fascia), scm[1])
     scene.paint_interface(gland, 0, 0.07, t.FASCIA)
     scene.paint(gland < 0, t.THYROID)
     _jugular(scene, x + lateral * (4.6 + rng.uniform(3.5, 5.0)), axis - rng.uniform(1.0, 2.5), lateral)
     wall = scene.ellipse(x, axis, r, r)
-    _round_wall(scene, wall * np.float32(r), m["intima_media"], axis)
+    _round_wall(scene, wall * np.float32(r), m["intima_media"], axis, r)
     scene.flow[wall < 0] = 0.9
     if view.shows_lesion:
         lesion = examination.lesion
         _plaque(scene, lesion, x, axis + (r if lesion.place == "far_wall" else -r), wall < 0, 0.85 * r)
 
 
+def _longus_colli(scene: Scene, cx: float, cz: float) -> None:
+    """The muscle on the front of the spine, cut across: dark, without a border of its own below."""
+    rng = scene.rng
+    body = scene.ellipse(cx, cz, rng.uniform(7, 10), rng.uniform(2.2, 3.4), rng.uniform(-12, 12), 0.12)
+    weight = np.clip(0.5 - body / 0.25, 0, 1)
+    scene.echo_db += weight * (FAR_MUSCLE.echo_db - 2 + 2 * scene.field - scene.echo_db)
+    scene.attenuation[body < 0] = FAR_MUSCLE.attenuation
+    front = (np.abs(body) < 0.05) & (scene.z < cz)
+    scene.brighten(front, 11 + np.clip(4 * scene.field[front], -5, 4))
+
+
 def _jugular(scene: Scene, cx: float, cz: float, lateral: float) -> None:
     """The vein gives way to the probe: oval, or pressed to a slit."""
     rng = scene.rng
-    vein = scene.ellipse(cx, cz, rng.uniform(4.2, 5.8), rng.uniform(1.2, 3.4), lateral * rng.uniform(5, 22), 0.1)
+    vein = scene.ellipse(
+        cx, cz, rng.uniform(4.2, 5.8), rng.uniform(1.2, 3.4), lateral * rng.uniform(5, 22), 0.1
+    )
     scene.paint_interface(vein, 0, 0.14, t.WALL)
     scene.paint(vein < 0, t.BLOOD)
     scene.flow[vein < -0.05] = -0.7
 
 
-def _round_wall(scene: Scene, out: np.ndarray, thick: float, axis: float) -> None:
+def _round_wall(scene: Scene, out: np.ndarray, thick: float, axis: float, radius: float) -> None:
     """The artery's wall from `out`, mm outside the lumen: layers show where they face the beam."""
     outer = out - np.float32(thick)
-    near = outer < 3
-    scene.echo_db += np.where(near & (outer > 0), 8 * np.exp(-np.clip(outer, 0, 3) / 0.8), 0)
-    scene.paint_interface(outer, 0, 0.5, t.ADVENTITIA)
+    facing = (scene.z - np.float32(axis)) / (out + np.float32(radius))
+    around = (outer > 0) & (outer < 3)
+    strength = 5 * facing[around] ** 2 + 7 * np.clip(facing[around], 0, 1) ** 3  # most behind the vessel
+    scene.echo_db[around] += strength * np.exp(-outer[around] / 0.9)
+    scene.paint_interface(outer, 0, 0.4, t.ADVENTITIA)
+    wall = (outer > 0) & (outer < 0.4)
+    scene.brighten(wall, -9 * (1 - facing[wall] ** 2))
     scene.paint((out >= 0) & (outer <= 0), t.MEDIA)
-    scene.brighten((out >= 0) & (outer <= 0), 3)
+    side = (out >= 0) & (outer <= 0)
+    scene.brighten(side, 3 + 7 * (1 - facing[side] ** 2))  # from the side the layers run together
     scene.paint_interface(out, 0, INTIMA_MM, t.INTIMA)
     scene.brighten((out >= 0) & (out < INTIMA_MM) & (scene.z < axis), -6)
     lumen = out < 0

@@ -5,6 +5,8 @@ patient's right. The anatomy follows any atlas of abdominal ultrasound: renal si
 cortex no brighter than liver or spleen, pyramids darkest; the splenic vein runs behind the pancreas.
 Proportions are typical adults' (chosen; not measured).
 
+What a view shows of neighbouring organs is named too, as `beside`.
+
 Knows nothing of deductions, of what a probe cuts off, or of files.
 """
 
@@ -25,6 +27,7 @@ from simulator.anatomy.standard_planes import (
     Part,
     Plan,
     Tube,
+    behind,
     dented,
     named,
     vessel,
@@ -32,6 +35,8 @@ from simulator.anatomy.standard_planes import (
 from simulator.scene import bend
 
 Rng = np.random.Generator
+LEFT_LOBE, RIGHT_LOBE = named("left_lobe_of_liver"), named("right_lobe_of_liver")
+AORTA, VENA_CAVA = named("abdominal_aorta"), named("inferior_vena_cava")
 
 
 def pancreas_transverse(rng: Rng) -> Plan:
@@ -44,13 +49,28 @@ def pancreas_transverse(rng: Rng) -> Plan:
     names = ((0.3, "pancreas_head"), (0.66, "pancreas_body"), (np.inf, "pancreas_tail"))
     parts = [
         *vertebrae(rng, 118, 1),
-        Part(dented(rng, -18, 26, 78, float(rng.uniform(22, 26)), 4, 0.05), t.LIVER, edge=t.FASCIA),
+        Part(
+            dented(rng, -18, 26, 78, float(rng.uniform(22, 26)), 4, 0.05),
+            t.LIVER,
+            LEFT_LOBE,
+            edge=t.FASCIA,
+            beside=True,
+        ),
         *branches(rng, [(-30, 34), (2, 32)]),
         Part(Tube(tuple(path), radii), PANCREAS, names, texture_db=2.5),
         vessel(rng, [(-16, z + 22), (4, z + 8), (34, z + 10), (52, z + 24)], (5.8, 3.6), "splenic_vein", 0.9),
-        Part(Ellipse(2, z + 24, 3.4, 3.4), t.BLOOD, wall=t.FASCIA, wall_mm=1.4),
-        Part(dented(rng, -24, z + 38, 11, 7.5, 0, 0.05), t.BLOOD, edge=t.FASCIA),
-        Part(dented(rng, 6, z + 40, 8.5, 8.5, 0, 0.03), t.BLOOD, wall=t.WALL, wall_mm=1.5),
+        Part(
+            Ellipse(2, z + 24, 3.4, 3.4),
+            t.BLOOD,
+            named("superior_mesenteric_artery"),
+            wall=t.FASCIA,
+            wall_mm=1.4,
+            beside=True,
+        ),
+        Part(dented(rng, -24, z + 38, 11, 7.5, 0, 0.05), t.BLOOD, VENA_CAVA, edge=t.FASCIA, beside=True),
+        Part(
+            dented(rng, 6, z + 40, 8.5, 8.5, 0, 0.03), t.BLOOD, AORTA, wall=t.WALL, wall_mm=1.5, beside=True
+        ),
     ]
     return Plan(tuple(parts), VISCERA, 125.0, float(rng.uniform(9, 14)), 3.0)
 
@@ -85,9 +105,9 @@ def right_liver_whole_kidney(rng: Rng) -> Plan:
 
 
 def right_kidney_longitudinal(rng: Rng) -> Plan:
-    """The right kidney near the probe, below a strip of liver."""
+    """The right kidney near the probe, seen from the flank: the liver's lower edge reaches in on the left."""
     cz = float(rng.uniform(62, 68))
-    strip = dented(rng, -44, 22, 60, float(rng.uniform(24, 28)), 14, 0.04)
+    edge = dented(rng, -46, 26, 42, float(rng.uniform(13, 17)), 16, 0.04)
     kidney = _kidney(
         rng,
         "right",
@@ -97,7 +117,7 @@ def right_kidney_longitudinal(rng: Rng) -> Plan:
         float(rng.uniform(23, 26)),
         float(rng.uniform(-16, -6)),
     )
-    parts = [_psoas(rng, cz + 44), Part(strip, t.LIVER, edge=t.FASCIA), *kidney]
+    parts = [_psoas(rng, cz + 44), Part(edge, t.LIVER, RIGHT_LOBE, edge=t.FASCIA, beside=True), *kidney]
     return Plan(tuple(parts), VISCERA, 115.0, float(rng.uniform(10, 15)), 4.0)
 
 
@@ -118,30 +138,44 @@ def left_kidney_longitudinal(rng: Rng) -> Plan:
     parts = [
         _psoas(rng, cz + 44),
         Part(colon, t.MUSCLE, edge=t.FASCIA),
-        Part(tip, SPLEEN, edge=t.FASCIA),
+        Part(tip, SPLEEN, named("spleen"), edge=t.FASCIA, beside=True),
         *kidney,
     ]
     return Plan(tuple(parts), VISCERA, 115.0, float(rng.uniform(10, 15)), 4.0)
 
 
 def liver_only(rng: Rng) -> Plan:
-    """Non-standard: liver parenchyma with small vessels, off every plane."""
+    """Non-standard: parenchyma of the right lobe with small vessels, off every plane."""
     places = [(float(rng.uniform(-50, 50)), float(rng.uniform(38, 90))) for _ in range(rng.integers(4, 9))]
     around = dome(rng, float(rng.uniform(-20, 20)), 60, 112, float(rng.uniform(68, 84)))
-    parts = [*(around if rng.random() < 0.7 else []), *branches(rng, places, portal=bool(rng.random() < 0.5))]
+    parts = [
+        behind(RIGHT_LOBE),
+        *(around if rng.random() < 0.7 else []),
+        *branches(rng, places, portal=bool(rng.random() < 0.5)),
+    ]
     return Plan(tuple(parts), t.LIVER, 125.0, float(rng.uniform(10, 16)), coarse(rng))
 
 
 def kidney_transverse(rng: Rng) -> Plan:
     """Non-standard: a kidney across, a ring with the bright sinus open to one side."""
     cx, cz, r = float(rng.uniform(-8, 8)), float(rng.uniform(58, 70)), float(rng.uniform(24, 28))
-    neighbour = SPLEEN if rng.random() < 0.5 else t.LIVER
+    left = rng.random() < 0.5
+    neighbour, of = (SPLEEN, named("spleen")) if left else (t.LIVER, RIGHT_LOBE)
+    sinus = named("left_renal_sinus" if left else "right_renal_sinus")
     parts = [
         _psoas(rng, cz + 40),
-        Part(dented(rng, -46, 36, 58, 26, 16, 0.05), neighbour, edge=t.FASCIA),
+        Part(dented(rng, -46, 36, 58, 26, 16, 0.05), neighbour, of, edge=t.FASCIA, beside=True),
         Part(dented(rng, cx, cz, r, 0.92 * r, 0, 0.05), RENAL_CORTEX, edge=t.FASCIA),
-        Part(dented(rng, cx + 5, cz + 2, 0.5 * r, 0.4 * r, 10, 0.12), t.SINUS, texture_db=4),
-        Part(dented(rng, cx + 0.75 * r, cz + 4, 0.45 * r, 0.2 * r, 8, 0.1), t.SINUS, texture_db=4),
+        Part(
+            dented(rng, cx + 5, cz + 2, 0.5 * r, 0.4 * r, 10, 0.12), t.SINUS, sinus, texture_db=4, beside=True
+        ),
+        Part(
+            dented(rng, cx + 0.75 * r, cz + 4, 0.45 * r, 0.2 * r, 8, 0.1),
+            t.SINUS,
+            sinus,
+            texture_db=4,
+            beside=True,
+        ),
     ]
     return Plan(tuple(parts), VISCERA, 115.0, float(rng.uniform(10, 15)), 4.0)
 
@@ -151,9 +185,10 @@ def gallbladder_transverse(rng: Rng) -> Plan:
     cx, cz, r = float(rng.uniform(-20, 25)), float(rng.uniform(52, 66)), float(rng.uniform(11, 15))
     round_bladder = dented(rng, cx, cz, r, float(rng.uniform(0.85, 1.0)) * r, 0, 0.04)
     parts = [
+        behind(RIGHT_LOBE),
         Part(dented(rng, 30, 126, 95, 48, -10, 0.06), VISCERA, edge=t.FASCIA, texture_db=4.0),
         *branches(rng, [(-46, 46), (-10, 40), (-60, 72)]),
-        Part(round_bladder, t.FLUID_CLEAR, wall=t.WALL, wall_mm=1.6),
+        Part(round_bladder, t.FLUID_CLEAR, named("gallbladder_body"), wall=t.WALL, wall_mm=1.6, beside=True),
     ]
     return Plan(tuple(parts), t.LIVER, 115.0, float(rng.uniform(10, 16)), coarse(rng))
 
@@ -163,10 +198,16 @@ def great_vessels_transverse(rng: Rng) -> Plan:
     z = float(rng.uniform(76, 88))
     parts = [
         *vertebrae(rng, z + 20, 1),
-        Part(dented(rng, -14, 32, 82, float(rng.uniform(26, 34)), 6, 0.05), t.LIVER, edge=t.FASCIA),
+        Part(
+            dented(rng, -14, 32, 82, float(rng.uniform(26, 34)), 6, 0.05),
+            t.LIVER,
+            LEFT_LOBE,
+            edge=t.FASCIA,
+            beside=True,
+        ),
         *branches(rng, [(-30, 38), (14, 40), (-8, 30)]),
-        Part(dented(rng, -22, z, 12, 8, 0, 0.05), t.BLOOD, edge=t.FASCIA),
-        Part(dented(rng, 12, z + 2, 9, 9, 0, 0.03), t.BLOOD, wall=t.WALL, wall_mm=1.6),
+        Part(dented(rng, -22, z, 12, 8, 0, 0.05), t.BLOOD, VENA_CAVA, edge=t.FASCIA, beside=True),
+        Part(dented(rng, 12, z + 2, 9, 9, 0, 0.03), t.BLOOD, AORTA, wall=t.WALL, wall_mm=1.6, beside=True),
     ]
     return Plan(tuple(parts), VISCERA, 120.0, float(rng.uniform(9, 14)), 3.0)
 
@@ -253,7 +294,8 @@ def _spleen(rng: Rng, cx: float, cz: float, rx: float, rz: float, tilt: float, v
             rng,
             [(hx - vein * 3, hz - 3), (hx + vein * 4, hz + 3), (hx + vein * 14, hz + 4)],
             (3.2, 3.6),
-            detail=True,
+            "splenic_vein",
+            beside=True,
         ),
     ]
 

@@ -1,7 +1,9 @@
 """What a standard plane is drawn from: shapes in millimetres that know which key structure they are.
 
 A plan is a list of parts, painted back to front. Each part is an ellipse or a bent tube; along its length it
-may be one or several key structures (a gallbladder is neck, body and fundus). Plans are made in
+may be one or several key structures (a gallbladder is neck, body and fundus). Every structure of the protocol
+that is drawn has its name: those that the view is taken for, and those that lie beside them and make no plane
+(the tip of the spleen before the left kidney, the aorta across behind the pancreas). Plans are made in
 `planes_liver.py` and `planes_organs.py`; here they can be moved, cut, and painted onto a scan grid, or
 measured on any other raster to know how large a structure is where no sector cuts it.
 
@@ -123,6 +125,25 @@ class Tube:
         return (np.concatenate([[0.0], np.cumsum(steps)]) / steps.sum()).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Ground:
+    """Everything behind the parts, the parenchyma of an organ that fills the sector. Position along: mm to
+    the right of a line through `point`, upright where `turn_deg` is 0."""
+
+    point: tuple[float, float] = PIVOT
+    turn_deg: float = 0.0
+
+    def locate(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """-FAR everywhere (there is no outline), and position along, both float32 like `x`."""
+        turn = np.deg2rad(self.turn_deg)
+        cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+        along = (x - np.float32(self.point[0])) * cos + (z - np.float32(self.point[1])) * sin
+        return np.full_like(x, -FAR), along
+
+    def moved(self, dx: float, dz: float, turn_deg: float, scale: float) -> Ground:
+        return Ground(_moved(self.point, dx, dz, turn_deg, scale), self.turn_deg + turn_deg)
+
+
 def _moved(
     point: tuple[float, float], dx: float, dz: float, turn_deg: float, scale: float
 ) -> tuple[float, float]:
@@ -136,14 +157,15 @@ def _moved(
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One shape of one tissue. `names` says which structure it is along its length; () is none: what it
-    covers is no longer displayed. A `detail` (a pyramid in a kidney's pole) leaves the structures under it as
-    they are. `open` marks a structure that no sector holds (a lobe of the liver): it is whole when what a
-    faultless image shows of it is seen.
+    """One shape of one tissue, or of what is there already where `tissue` is None. `names` says which
+    structure it is along its length; () is none: what it covers is no longer displayed. What is `beside` has
+    a name but is not what the view is taken for. A `detail` (a pyramid in a kidney's pole) leaves the
+    structures under it as they are. `open` marks a structure that no sector holds (a lobe of the liver): it
+    is whole when what a faultless image shows of it is seen.
     """
 
-    shape: Ellipse | Tube
-    tissue: Tissue
+    shape: Ellipse | Tube | Ground
+    tissue: Tissue | None
     names: Names = ()
     wall: Tissue | None = None  # a bright wall inside the outline
     wall_mm: float = 0.0
@@ -152,6 +174,7 @@ class Part:
     texture_db: float = 0.0
     detail: bool = False
     open: bool = False
+    beside: bool = False
     kept: tuple[float, float] = (0.0, 1.0)  # of a tube: what is in the plane
 
     def locate(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +187,8 @@ class Part:
 
     @property
     def structures(self) -> tuple[str, ...]:
-        return tuple(name for _, name in self.names if name)
+        """What the view is taken for: nothing of what is `beside`."""
+        return () if self.beside else tuple(name for _, name in self.names if name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +207,12 @@ class Plan:
     @property
     def structures(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for part in self.parts for name in part.structures))
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The structures that are drawn besides those that the view is taken for."""
+        names = dict.fromkeys(name for part in self.parts for _, name in part.names if name)
+        return tuple(name for name in names if name not in self.structures and name not in self.cut)
 
     def moved(self, dx: float = 0.0, dz: float = 0.0, turn_deg: float = 0.0, scale: float = 1.0) -> Plan:
         """The same view, all but the abdominal wall turned and scaled around PIVOT, then shifted (mm)."""
@@ -244,7 +274,8 @@ def paint(scene: Scene, plan: Plan, ids: Mapping[str, int]) -> np.ndarray:
         if part.edge:
             scene.paint_interface(distance, -0.1, part.edge_mm, part.edge)
         inside = distance < 0
-        scene.paint(inside, part.tissue)
+        if part.tissue:
+            scene.paint(inside, part.tissue)
         if part.texture_db:
             scene.add_texture(inside, part.texture_db)
         if part.wall:
@@ -272,6 +303,11 @@ def _mark(
 def named(name: str | None) -> Names:
     """The whole length is one structure."""
     return ((np.inf, name),)
+
+
+def behind(names: Names, x: float = PIVOT[0]) -> Part:
+    """Names for the plan's ground, which is beside what the view is taken for; positions are mm from `x`."""
+    return Part(Ground((x, PIVOT[1])), None, names, beside=True)
 
 
 def vessel(
