@@ -58,6 +58,7 @@ def paint_lesion(
     target = _echo(scene, lesion, place, around_db, surround)
     scene.echo_db += blend * (target - scene.echo_db)
     scene.label[inside] = LESION
+    scene.flow[inside] = 0  # what flows in it, `paint_flow` says
     _border(scene, lesion, place, surround, clip)
     _posterior(scene, lesion, inside, place.half_height)
     if lesion.kind == "calcified":

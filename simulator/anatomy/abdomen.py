@@ -217,7 +217,7 @@ def _intercostal(scene: Scene, examination: Examination) -> tuple[np.ndarray, li
     vessels.append(stem)
     paint_vessels(scene, vessels)
     if gallbladder:
-        vessels.append(_gallbladder(scene, (float(rng.uniform(22, 32)), float(rng.uniform(46, 52)))))
+        vessels.append(_gallbladder(scene, (float(rng.uniform(18, 26)), float(rng.uniform(47, 52)))))
     return inside, [*vessels, *kidneys]
 
 
@@ -238,8 +238,10 @@ def _subcostal(scene: Scene, examination: Examination) -> tuple[np.ndarray, list
         width = float(rng.uniform(3.6, 5.2))
         vessels += _branching(rng, here, points, (1.2, width), 0.0, -0.6)
     long, high = float(rng.uniform(15, 19)), float(rng.uniform(7, 9.5))
-    cava = here.place([(end[0] - long + high, end[1] + 3), (end[0] + long - high, end[1] + 4)])
-    vessels.append(Vessel(tuple(cava), (high, high), 0.0, -0.5))
+    steps = np.linspace(-1, 1, 7)
+    cava = here.place([(end[0] + step * 0.8 * long, end[1] + 3 + step) for step in steps])
+    oval = high * np.sqrt(1 - (0.85 * steps) ** 2)
+    vessels.append(Vessel(tuple(cava), tuple(oval), 0.0, -0.5))
     for _ in range(int(rng.integers(2, 5))):  # portal branches, cut across or aslant
         x, z = float(rng.uniform(-48, 48)), float(rng.uniform(44, 82))
         points = [(x, z), (x + float(rng.uniform(-14, 14)), z + float(rng.uniform(-6, 6)))]
@@ -373,13 +375,13 @@ def _beyond(scene: Scene, dome: np.ndarray, radius_mm: float) -> np.ndarray:
 
 
 def _gallbladder(scene: Scene, at: Point) -> Vessel:
-    """Paint a gallbladder, cut across: plump, so that it is nowhere as narrow as a portal vein. Returned as
-    what a lesion keeps clear of."""
+    """Paint a gallbladder lengthwise, fundus up on the right: long and with a bright wall, as no cyst is, and
+    too wide to be taken for a portal vein. Returned as what a lesion keeps clear of."""
     rng = scene.rng
-    short = float(rng.uniform(11, 14))
-    long = short * float(rng.uniform(1.0, 1.2))
-    patch, sac = spot(scene, *at, long, short, float(rng.uniform(-40, 20)))
-    patch.paint_sheet(sac * np.float32(short), -0.4, 1.5, t.WALL)
+    short = float(rng.uniform(9.5, 11.5))
+    long = short * float(rng.uniform(1.7, 2.1))
+    patch, sac = spot(scene, *at, long, short, float(rng.uniform(-34, -14)))
+    patch.paint_sheet(sac * np.float32(short), -0.4, 2.0, t.WALL)
     patch.paint(sac < 0, t.FLUID_CLEAR)
     near = (sac < 0) & (sac > -0.5) & (patch.z < at[1])
     scene.echo_db[patch.at][near] += 28 * (1 + 2 * sac[near])  # reverberation behind the near wall

@@ -506,7 +506,7 @@ def _mass(scene: Scene, heart: Heart, maps: Maps, lesion: Lesion, doppler: bool)
         root = chamber.u + side * (chamber.half + 1), v + 2
         _stroke(scene, maps, [root, (u, v)], [2.6, 1.8], replace(t.MYOCARDIUM, echo_db=around))
     x, z = heart.screen(u, v)
-    paint_lesion(scene, lesion, x, z, around, clip=blood)
+    paint_lesion(scene, lesion, x, z, around, clip=blood, halo=False)
     scene.flow[scene.label == t.LESION] = 0
     if doppler:
         paint_flow(scene, lesion, x, z)

@@ -4,8 +4,8 @@ Orientation as on every screen: a transverse image shows the patient's right on 
 shows the head on the left. Layers, proportions and their neighbours follow textbooks of head and neck
 ultrasound; how far a fascia bends or a muscle reaches is chosen by eye, not measured.
 
-The measured parts are drawn first (lobe, lumen, wall) and nothing is painted over them. What does not carry
-a measurement (muscles, fasciae, trachea, oesophagus, spine) varies freely.
+Lobe, lumen and wall are as large as measured, and nothing is painted over them. What carries no measurement
+(muscles, fasciae, trachea, oesophagus, spine) varies freely. Not modelled: lymph nodes, nerves, the pulse.
 """
 
 from __future__ import annotations
@@ -164,17 +164,12 @@ def _transverse_neck(
     """Everything around a lobe that is cut across; returns the lobe's distance map."""
     rng = scene.rng
     trachea_x = cx - lateral * (m["lobe_width"] / 2 + rng.uniform(6.5, 8.0))
-    artery_x = cx + lateral * (m["lobe_width"] / 2 + rng.uniform(3.9, 4.8))
+    artery_x = cx + lateral * (m["lobe_width"] / 2 + rng.uniform(4.6, 5.4))
     artery_z = cz + rng.uniform(-0.5, 2.5)
     deep = top + m["lobe_depth"] + rng.uniform(1.0, 2.0)
     _spine(scene, deep + rng.uniform(7.0, 9.0), lateral)
     _longus_colli(scene, cx + lateral * rng.uniform(-2, 3), deep + 3.4)
-    strap = fascia + np.float32(0.3)
-    scene.paint(scene.layer(fascia, top + 2.0), t.SOFT)
-    _muscle(scene, strap, np.maximum(_course(scene, top - 0.4, 0.5), strap + 1.0))
-    # The sternocleidomastoid lies over the artery and overlaps the strap muscles.
-    scm = _lens(scene, (4.2 + top) / 2 + 0.8, rng.uniform(2.6, 3.4), cx + lateral * rng.uniform(15, 19), 13)
-    _muscle(scene, np.maximum(scm[0], fascia), scm[1])
+    _muscles_in_front(scene, top, cx + lateral * rng.uniform(15, 19), fascia)
     lobe = _lobe(scene, cx, cz, m["lobe_width"], m["lobe_depth"], 0.14)
     scene.paint_interface(lobe, 0, 0.07, t.FASCIA)
     medial = lateral * (scene.x - np.float32(cx)) < 0
@@ -192,6 +187,16 @@ def _transverse_neck(
     _round_wall(scene, artery * np.float32(radius), 0.7, artery_z, radius)
     scene.flow[artery < -0.1] = lateral * 0.8
     return lobe
+
+
+def _muscles_in_front(scene: Scene, top: float, scm_x: float, fascia: np.ndarray) -> None:
+    """Strap muscles between the fascia and the gland at `top` mm, cut across; the sternocleidomastoid lies
+    beside them over the artery and overlaps them."""
+    strap = fascia + np.float32(0.3)
+    scene.paint(scene.layer(fascia, top + 2.0), t.SOFT)
+    _muscle(scene, strap, np.maximum(_course(scene, top - 0.4, 0.5), strap + 1.0))
+    scm = _lens(scene, (4.2 + top) / 2 + 0.8, scene.rng.uniform(2.6, 3.4), scm_x, 13)
+    _muscle(scene, np.maximum(scm[0], fascia), scm[1])
 
 
 def _longitudinal_neck(
