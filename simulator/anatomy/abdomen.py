@@ -11,7 +11,7 @@ Knows nothing of the standard planes, of reports, or of how an echo becomes a pi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -191,7 +191,7 @@ def _intercostal(scene: Scene, examination: Examination) -> tuple[np.ndarray, li
     rng = scene.rng
     inside = _dome(scene, float(rng.uniform(-24, 12)), float(rng.uniform(56, 66)))
     kidneys = []
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         kidneys.append(
             _kidney_behind(scene, float(rng.uniform(20, 44)), float(rng.uniform(116, 124)), inside)
         )
@@ -393,7 +393,9 @@ def _kidney_behind(scene: Scene, x: float, z: float, inside: np.ndarray) -> Vess
     clear of."""
     rng = scene.rng
     body = Body(x, z, float(rng.uniform(38, 46)), float(rng.uniform(17, 20)), float(rng.uniform(-14, 4)))
-    for size, tissue in ((1.1, t.SEPTUM), (1.0, t.CORTEX), (0.5, t.SINUS)):
+    cortex = replace(t.CORTEX, echo_db=t.CORTEX.echo_db - 5)  # so deep, only contrast tells it from the liver
+    sinus = replace(t.SINUS, echo_db=t.SINUS.echo_db - 4)
+    for size, tissue in ((1.1, t.SEPTUM), (1.0, cortex), (0.42, sinus)):
         part = scene.ellipse(x, z, size * body.rx, size * body.rz, body.tilt_deg, 0.04 * (size < 1.1))
         scene.paint((part < 0) & (inside < 0), tissue)
     ends = (body.point(body.rz - body.rx, 0), body.point(body.rx - body.rz, 0))
