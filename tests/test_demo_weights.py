@@ -8,12 +8,12 @@ from sklearn.metrics import roc_auc_score
 
 from assistants.base import Turn, open_assistant
 from assistants.echovlm.assistant import DEMO_WEIGHTS
-from benchmarks.demo_echovlm import answer, judge
+from benchmarks.demo_echovlm import ask, judge
 from benchmarks.familiarity import distances, photographs, real, simulated
 from imaging.case import read_cases
+from imaging.files import load_frames
 from models.checkpoint import certify
 from models.familiarity import Familiarity
-from simulator.__main__ import main as simulate
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +22,14 @@ def assistant():
 
 
 @pytest.fixture(scope="module")
-def answers(assistant, tmp_path_factory):
-    """Report cases of a seed that training never saw, with the assistant's answers."""
-    folder = tmp_path_factory.mktemp("cases")
-    simulate(["--cases", "28", "--seed", "31", "--quiet", str(folder)])
-    return [(case, answer(assistant, case)) for case in read_cases(folder / "cases.jsonl")]
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cases")
+
+
+@pytest.fixture(scope="module")
+def answers(folder):
+    """Reports on examinations of a seed that training never saw."""
+    return ask(folder, ["report"], 28, 31).pairs
 
 
 def test_every_file_is_small_and_only_safetensors_hold_weights():
@@ -44,7 +47,7 @@ def test_the_certificate_is_clean():
 
 
 def test_it_reads_simulated_cases_well_above_chance(answers):
-    verdicts = [judge(case, reply) for case, reply in answers]
+    verdicts = [judge(pair) for pair in answers]
     assert sum(verdict["organ"] for verdict in verdicts) >= 26  # of 28; chance 4
     assert sum(verdict["lesion"] for verdict in verdicts) >= 22  # chance 17
     kinds = [verdict["kind"] for verdict in verdicts if "kind" in verdict]
@@ -52,17 +55,15 @@ def test_it_reads_simulated_cases_well_above_chance(answers):
 
 
 def test_reports_are_whole_and_in_the_language_asked_for(answers):
-    for case, reply in answers:
-        assert reply.stopped_by == "end" and 20 < reply.new_tokens < 200
-        chinese = sum("一" <= letter <= "鿿" for letter in reply.text)
-        assert (chinese > 20) == (case.language == "zh")
-        assert ("超声提示" if case.language == "zh" else "Impression") in reply.text
+    for pair in answers:
+        assert pair.values["stopped_by"] == "end" and 20 < pair.values["new_tokens"] < 200
+        chinese = sum("一" <= letter <= "鿿" for letter in pair.prediction)
+        assert (chinese > 20) == (pair.values["language"] == "zh")
+        assert ("超声提示" if pair.values["language"] == "zh" else "Impression") in pair.prediction
 
 
-def test_both_ways_of_asking_get_a_report(assistant, answers):
-    from imaging.files import load_frames
-
-    case = answers[0][0]
+def test_both_ways_of_asking_get_a_report(assistant, answers, folder):
+    case = read_cases(folder / "cases.jsonl")[0]
     turn = Turn("", tuple(load_frames(case.images)), "report", case.organ, "zh")
     *_, reply = assistant.stream(turn)
     assert "超声所见" in reply.text

@@ -1,0 +1,287 @@
+"""From what a model says to an assessment: the protocol decides what counts and what it costs.
+
+AbVLM-Q (2025), "clinical scoring mechanism" and Fig. 5: ten points less the deductions, then one of four
+grades (a boundary belongs to the lower one, as imaging/planes.yaml says). The sum is made here, never by the
+model, so that text and number cannot disagree; where the model's own sum differs, that is flagged. A
+clinician may strike or add a deduction or correct a box: the score follows, and the change is marked as the
+clinician's.
+
+Knows nothing of texts, models or pages.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from assistants.abvlm_q.answers import Answer, Stated
+from imaging.planes import ATTENUATION, FAULTS, NON_STANDARD, Planes
+from models.boxes import CORRECTIONS, Box
+
+MODEL, CLINICIAN = "model", "clinician"
+
+# What makes an assessment doubtful, beside counts of what was refused or put right.
+FLAGS = (
+    "no_plane",  # none was named that the protocol knows
+    "no_deductions",  # the deductions were not named to their end: there is no score
+    "no_stated_score",  # the model gave no sum of its own
+    "score_mismatch",  # the model's own sum differs from its deductions'
+    "plane_without_structures",  # a plane whose key structures were not found
+    "unknown_structure",  # a box for something that is not in the protocol
+    "refused_deduction",  # one was named that could not be counted, so the score may be too high
+    "missing_deduction",  # a key structure was neither found nor deducted
+    "found_but_not_displayed",  # a structure has a box, and points taken for not being displayed
+)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A box around a structure (the protocol's key), in pixels of the original image; `by` whom."""
+
+    label: str
+    box: Box
+    by: str = MODEL
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A deduction that counts, with the protocol's points. `struck` ones cost nothing and stay visible."""
+
+    item: str  # "gallbladder_neck.incomplete", as a case's deductions name it
+    subject: str
+    fault: str
+    points: float
+    reason: str = ""
+    boxes: tuple[Box, ...] = ()
+    by: str = MODEL
+    struck: bool = False
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """One image judged. `score` and `grade` are None for a view that is not scored, or not judged to the end.
+
+    `refused` and `corrected` count by reason; `flags` are of FLAGS; `by` is "clinician" after any change.
+    """
+
+    structures: tuple[Structure, ...] = ()
+    planes: tuple[str, ...] = ()
+    deductions: tuple[Judged, ...] = ()
+    score: float | None = None
+    grade: str | None = None
+    stated_score: float | None = None
+    refused: Mapping[str, int] = field(default_factory=dict)
+    corrected: Mapping[str, int] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    by: str = MODEL
+
+
+@dataclass(frozen=True)
+class Strike:
+    """The deduction of this item does not hold."""
+
+    item: str
+
+
+@dataclass(frozen=True)
+class Add:
+    """A deduction that is missing; it takes the place of any other for the same subject."""
+
+    subject: str
+    fault: str
+    reason: str = ""
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Correct:
+    """The structure at `index` is elsewhere, or another one."""
+
+    index: int
+    box: Box
+    label: str | None = None
+
+
+Change = Strike | Add | Correct
+
+_NOT_COUNTED = ("deduction", "unknown_deduction", "not_demanded")  # reasons why a deduction was dropped
+# Counts that tell what was changed and not dropped.
+_CORRECTIONS = (*CORRECTIONS, "points", "repeated")
+
+
+def assess(answer: Answer, counts: Mapping[str, int], protocol: Planes) -> Assessment:
+    """Judge what a model said by the protocol; `counts` are the reader's own.
+
+    Refused: planes and deductions that the protocol does not know ("unknown_plane", "unknown_deduction"),
+    that these planes do not demand ("not_demanded"), that came twice ("doubled": of two for one subject the
+    dearer counts), and "non_standard" beside a plane. Corrected: "points" that differ from the protocol's.
+    """
+    told = Counter(counts)
+    planes = _planes(answer.planes, protocol, told)
+    deductions = _deductions(answer.deductions, planes, protocol, told)
+    structures = tuple(Structure(named.label, named.box) for named in answer.boxes)
+    assessment = Assessment(
+        structures=structures,
+        planes=planes,
+        deductions=deductions,
+        stated_score=answer.score,
+        refused={key: n for key, n in sorted(told.items()) if n and key not in _CORRECTIONS},
+        corrected={key: n for key, n in sorted(told.items()) if n and key in _CORRECTIONS},
+    )
+    if answer.judged and _is_scored(planes):
+        assessment = _scored(assessment, protocol)
+    return replace(assessment, flags=tuple(_flags(assessment, answer.judged, protocol)))
+
+
+def revise(assessment: Assessment, change: Change, protocol: Planes) -> Assessment:
+    """The assessment after a clinician's change, marked as the clinician's; the score follows.
+
+    Raises ValueError for a deduction that is not there (Strike), that the protocol does not know or these
+    planes do not demand (Add), and for a box that is not there or is none (Correct).
+    """
+    if isinstance(change, Correct):
+        return _corrected(assessment, change, protocol)
+    if not _is_scored(assessment.planes):
+        raise ValueError("a view that is no standard plane is not scored: there is nothing to deduct")
+    if isinstance(change, Strike):
+        deductions = _struck(assessment.deductions, change.item)
+    else:
+        deductions = _added(assessment.deductions, change, assessment.planes, protocol)
+    return _scored(replace(assessment, deductions=deductions, by=CLINICIAN), protocol)
+
+
+def points_of(subject: str, fault: str, planes: Iterable[str], protocol: Planes) -> float | None:
+    """What a fault costs on these planes: the highest points of any; None where none demands it."""
+    if subject == ATTENUATION:
+        steps = {step.key: step.points for step in protocol.attenuation_grades}
+        return steps.get(fault) if _is_scored(tuple(planes)) else None
+    demands = [demand for key in planes if key in protocol.planes for demand in protocol.planes[key].demands]
+    own = [demand.points[fault] for demand in demands if demand.structure == subject and fault in FAULTS]
+    return max(own, default=None)
+
+
+def _planes(stated: Iterable[str], protocol: Planes, told: Counter[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for key in stated:
+        if key in found:
+            told["doubled"] += 1
+        elif key in protocol.planes or key == NON_STANDARD:
+            found.append(key)
+        else:
+            told["unknown_plane"] += 1
+    if NON_STANDARD in found and len(found) > 1:
+        told["non_standard"] += 1
+        found.remove(NON_STANDARD)
+    return tuple(found)
+
+
+def _deductions(
+    stated: Iterable[Stated], planes: tuple[str, ...], protocol: Planes, told: Counter[str]
+) -> tuple[Judged, ...]:
+    kept: dict[str, Judged] = {}
+    for deduction in stated:
+        points = points_of(deduction.subject, deduction.fault, planes, protocol)
+        if points is None:
+            known = _is_known(deduction, protocol)
+            told["not_demanded" if known else "unknown_deduction"] += 1
+            continue
+        if abs(points - deduction.points) > 1e-6:
+            told["points"] += 1
+        other = kept.get(deduction.subject)
+        if other is not None:
+            told["doubled"] += 1
+        if other is None or points > other.points:
+            kept[deduction.subject] = _judged(
+                deduction.subject, deduction.fault, points, deduction.reason, deduction.boxes
+            )
+    return tuple(kept.values())
+
+
+def _is_known(deduction: Stated, protocol: Planes) -> bool:
+    if deduction.subject == ATTENUATION:
+        return deduction.fault in [step.key for step in protocol.attenuation_grades]
+    return deduction.subject in protocol.structures and deduction.fault in FAULTS
+
+
+def _judged(
+    subject: str, fault: str, points: float, reason: str, boxes: tuple[Box, ...], by: str = MODEL
+) -> Judged:
+    return Judged(f"{subject}.{fault}", subject, fault, points, reason, boxes, by)
+
+
+def _is_scored(planes: Sequence[str]) -> bool:
+    return bool(planes) and NON_STANDARD not in planes
+
+
+def _scored(assessment: Assessment, protocol: Planes) -> Assessment:
+    score = protocol.score(deduction for deduction in assessment.deductions if not deduction.struck)
+    return replace(assessment, score=score, grade=protocol.grade(score).key)
+
+
+def _flags(assessment: Assessment, judged: bool, protocol: Planes) -> Iterable[str]:
+    planes = assessment.planes
+    found = {structure.label for structure in assessment.structures}
+    if not planes:
+        yield "no_plane"
+    elif not judged:
+        yield "no_deductions"
+    if assessment.score is not None and assessment.stated_score is None:
+        yield "no_stated_score"
+    elif assessment.stated_score is not None and not _same(assessment.stated_score, assessment.score):
+        yield "score_mismatch"
+    if any(not _shows(found, key, protocol) for key in planes if key != NON_STANDARD):
+        yield "plane_without_structures"
+    if not found <= set(protocol.structures):
+        yield "unknown_structure"
+    if assessment.score is not None and any(assessment.refused.get(reason) for reason in _NOT_COUNTED):
+        yield "refused_deduction"
+    missed = {deduction.subject for deduction in assessment.deductions}
+    if assessment.score is not None and set(protocol.key_structures(planes)) - found - missed:
+        yield "missing_deduction"
+    absent = {each.subject for each in assessment.deductions if each.fault == "not_displayed"}
+    if absent & found:
+        yield "found_but_not_displayed"
+
+
+def _same(stated: float, score: float | None) -> bool:
+    return score is not None and abs(stated - score) <= 1e-6
+
+
+def _shows(found: set[str], key: str, protocol: Planes) -> bool:
+    plane = protocol.planes[key]
+    return found.issuperset(plane.needs) and len(found & set(plane.structures)) >= plane.at_least
+
+
+def _struck(deductions: tuple[Judged, ...], item: str) -> tuple[Judged, ...]:
+    """The model's stays, struck through; a clinician's own goes."""
+    if not any(each.item == item and not each.struck for each in deductions):
+        raise ValueError(f"there is no deduction {item!r} to strike")
+    left = (each for each in deductions if each.item != item or each.by == MODEL)
+    return tuple(replace(each, struck=True) if each.item == item else each for each in left)
+
+
+def _added(
+    deductions: tuple[Judged, ...], change: Add, planes: Sequence[str], protocol: Planes
+) -> tuple[Judged, ...]:
+    points = points_of(change.subject, change.fault, planes, protocol)
+    if points is None:
+        raise ValueError(f"the protocol has no deduction {change.subject}.{change.fault} on these planes")
+    for other in [each for each in deductions if each.subject == change.subject and not each.struck]:
+        deductions = _struck(deductions, other.item)
+    new = _judged(change.subject, change.fault, points, change.reason, change.boxes, CLINICIAN)
+    return (*deductions, new)
+
+
+def _corrected(assessment: Assessment, change: Correct, protocol: Planes) -> Assessment:
+    structures = list(assessment.structures)
+    if not 0 <= change.index < len(structures):
+        raise ValueError(f"there is no box {change.index} among {len(structures)}")
+    x1, y1, x2, y2 = change.box
+    if x1 >= x2 or y1 >= y2:
+        raise ValueError(f"box {change.box!r} is not x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+    label = change.label or structures[change.index].label
+    if label not in protocol.structures:
+        raise ValueError(f"{label!r} is not one of the protocol's structures")
+    structures[change.index] = Structure(label, change.box, CLINICIAN)
+    return replace(assessment, structures=tuple(structures), by=CLINICIAN)

@@ -1,0 +1,246 @@
+"""The protocol decides what counts, and a clinician may say otherwise."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from assistants.abvlm_q.answers import Answer, Names, Stated, answer_of
+from assistants.abvlm_q.scoring import (
+    CLINICIAN,
+    FLAGS,
+    MODEL,
+    Add,
+    Correct,
+    Strike,
+    assess,
+    points_of,
+    revise,
+)
+from eval.metrics.grades import grade as grade_of
+from imaging.case import Case
+from imaging.planes import load_planes
+from models.boxes import NamedBox
+
+PROTOCOL = load_planes()
+GALLBLADDER = ("gallbladder_longitudinal",)
+NECK, BODY, FUNDUS = (f"gallbladder_{part}" for part in ("neck", "body", "fundus"))
+SEEN = tuple(NamedBox(name, (10 * i, 0, 10 * i + 9, 9)) for i, name in enumerate((NECK, BODY, FUNDUS)))
+
+
+def judge(*deductions, boxes=SEEN, planes=GALLBLADDER, score=None, judged=True, counts=()):
+    return assess(Answer(boxes, planes, deductions, score, judged), Counter(counts), PROTOCOL)
+
+
+def test_the_score_is_ten_less_the_deductions():
+    found = judge(
+        Stated(NECK, "incomplete", 2, "why", ((1, 2, 3, 4),)), Stated("attenuation", "mild", 2), score=6
+    )
+    assert (found.score, found.grade, found.stated_score, found.by) == (6, "moderate", 6, MODEL)
+    assert (found.refused, found.corrected, found.flags) == ({}, {}, ())
+    first = found.deductions[0]
+    assert (first.item, first.points, first.reason) == (f"{NECK}.incomplete", 2, "why")
+    assert first.boxes == ((1, 2, 3, 4),)
+
+
+def test_a_score_does_not_fall_below_the_lowest():
+    missing = [Stated(name, "not_displayed", 3) for name in (NECK, BODY, FUNDUS)]
+    assert judge(*missing, Stated("attenuation", "severe", 6)).score == 0
+
+
+@pytest.mark.parametrize(
+    "score, grade",
+    [
+        (0, "poor"),
+        (4, "poor"),
+        (5, "moderate"),
+        (6, "moderate"),
+        (7, "good"),
+        (8, "good"),
+        (9, "excellent"),
+        (10, "excellent"),
+    ],
+)
+def test_a_boundary_belongs_to_the_lower_grade(score, grade):
+    assert PROTOCOL.grade(score).key == grade == grade_of(score).lower()
+
+
+def test_the_grades_are_those_of_the_evaluation_everywhere():
+    for tenths in range(101):
+        assert PROTOCOL.grade(tenths / 10).name.en == grade_of(tenths / 10)
+
+
+@pytest.mark.parametrize(
+    "deductions, score, refused, corrected",
+    [
+        ([Stated(NECK, "incomplete", 5)], 8, {}, {"points": 1}),
+        ([Stated(NECK, "incomplete", 2), Stated(NECK, "incomplete", 2)], 8, {"doubled": 1}, {}),
+        ([Stated(NECK, "incomplete", 2), Stated(NECK, "not_displayed", 3)], 7, {"doubled": 1}, {}),
+        ([Stated(NECK, "not_displayed", 3), Stated(NECK, "incomplete", 2)], 7, {"doubled": 1}, {}),
+        ([Stated("attenuation", "severe", 6), Stated("attenuation", "mild", 2)], 4, {"doubled": 1}, {}),
+        ([Stated("spleen", "incomplete", 2)], 10, {"not_demanded": 1}, {}),
+        ([Stated("heart", "incomplete", 2)], 10, {"unknown_deduction": 1}, {}),
+        ([Stated(NECK, "too dark", 2)], 10, {"unknown_deduction": 1}, {}),
+        ([Stated(NECK, "displayed", 0)], 10, {"unknown_deduction": 1}, {}),
+        ([Stated(NECK, "mild", 2)], 10, {"unknown_deduction": 1}, {}),
+        ([Stated("attenuation", "incomplete", 2)], 10, {"unknown_deduction": 1}, {}),
+    ],
+)
+def test_what_the_protocol_does_not_have_costs_nothing_and_is_counted(deductions, score, refused, corrected):
+    found = judge(*deductions)
+    assert (found.score, found.refused, found.corrected) == (score, refused, corrected)
+
+
+def test_a_structure_of_two_planes_costs_the_higher_points_once():
+    planes = ("hepatic_veins", "bile_duct_longitudinal")
+    assert points_of("inferior_vena_cava", "not_displayed", planes, PROTOCOL) == 3
+    assert points_of("inferior_vena_cava", "not_displayed", planes[1:], PROTOCOL) == 2
+    found = judge(Stated("inferior_vena_cava", "not_displayed", 2), planes=planes, boxes=())
+    assert (found.score, found.corrected) == (7, {"points": 1})
+
+
+@pytest.mark.parametrize(
+    "stated, planes, refused",
+    [
+        (("non_standard",), ("non_standard",), {}),
+        (("heart", "spleen_longitudinal"), ("spleen_longitudinal",), {"unknown_plane": 1}),
+        (("spleen_longitudinal",) * 2, ("spleen_longitudinal",), {"doubled": 1}),
+        (("non_standard", "spleen_longitudinal"), ("spleen_longitudinal",), {"non_standard": 1}),
+        ((), (), {}),
+    ],
+)
+def test_planes(stated, planes, refused):
+    found = judge(planes=stated)
+    assert (found.planes, found.refused) == (planes, refused)
+
+
+def test_what_is_no_plane_has_no_score():
+    view = judge(Stated(NECK, "incomplete", 2), planes=("non_standard",), boxes=())
+    assert (view.score, view.grade, view.flags, view.refused) == (None, None, (), {"not_demanded": 1})
+    assert judge(planes=()).score is None
+
+
+@pytest.mark.parametrize(
+    "flag, found",
+    [
+        ("no_plane", judge(planes=())),
+        ("no_plane", judge(planes=("heart",))),
+        ("no_deductions", judge(judged=False, score=8)),
+        ("no_stated_score", judge()),
+        ("score_mismatch", judge(Stated(NECK, "incomplete", 2), score=9)),
+        ("score_mismatch", judge(planes=("non_standard",), boxes=(), score=9)),
+        ("plane_without_structures", judge(boxes=SEEN[:1])),
+        ("unknown_structure", judge(boxes=(*SEEN, NamedBox("tumour", (0, 0, 1, 1))))),
+        ("refused_deduction", judge(Stated("spleen", "incomplete", 2))),
+        ("refused_deduction", judge(Stated("heart", "incomplete", 2))),
+        ("refused_deduction", judge(counts={"deduction": 1})),
+        ("missing_deduction", judge(boxes=SEEN[:2])),
+        ("found_but_not_displayed", judge(Stated(NECK, "not_displayed", 3))),
+    ],
+)
+def test_doubts_are_flagged(flag, found):
+    assert flag in found.flags and set(found.flags) <= set(FLAGS)
+
+
+def test_an_answer_without_its_deductions_has_no_score_whatever_it_says():
+    found = judge(Stated(NECK, "incomplete", 2), judged=False, score=8)
+    assert found.score is None and set(found.flags) == {"no_deductions", "score_mismatch"}
+
+
+def test_counts_of_the_reader_are_told_apart():
+    found = judge(counts={"malformed": 2, "reversed": 1, "clipped": 3, "unfinished": 0})
+    assert (found.refused, found.corrected) == ({"malformed": 2}, {"clipped": 3, "reversed": 1})
+
+
+# --- a clinician's changes -------------------------------------------------------------------------------
+
+BEFORE = judge(Stated(NECK, "incomplete", 2, "why"), Stated("attenuation", "moderate", 4), score=4)
+
+
+def test_a_struck_deduction_stays_visible_and_costs_nothing():
+    after = revise(BEFORE, Strike("attenuation.moderate"), PROTOCOL)
+    assert (BEFORE.score, BEFORE.by) == (4, MODEL)  # nothing is changed in place
+    assert (after.score, after.grade, after.by) == (8, "good", CLINICIAN)
+    assert [(each.item, each.struck) for each in after.deductions] == [
+        (f"{NECK}.incomplete", False),
+        ("attenuation.moderate", True),
+    ]
+    assert after.stated_score == 4
+
+
+def test_an_added_deduction_has_the_protocols_points_and_the_clinicians_mark():
+    after = revise(BEFORE, Add(FUNDUS, "not_displayed", "behind gas", ((1, 2, 3, 4),)), PROTOCOL)
+    assert (after.score, after.by) == (1, CLINICIAN)
+    new = after.deductions[-1]
+    assert (new.item, new.points, new.by, new.reason) == (
+        f"{FUNDUS}.not_displayed",
+        3,
+        CLINICIAN,
+        "behind gas",
+    )
+
+
+def test_an_added_deduction_takes_the_place_of_the_models_for_the_same_subject():
+    after = revise(BEFORE, Add("attenuation", "mild"), PROTOCOL)
+    assert after.score == 6 and [each.struck for each in after.deductions] == [False, True, False]
+
+
+def test_a_clinician_may_think_again():
+    added = revise(BEFORE, Add(FUNDUS, "incomplete"), PROTOCOL)
+    again = revise(added, Strike(f"{FUNDUS}.incomplete"), PROTOCOL)
+    assert again.deductions == BEFORE.deductions and again.score == BEFORE.score and again.by == CLINICIAN
+    struck = revise(BEFORE, Strike(f"{NECK}.incomplete"), PROTOCOL)
+    back = revise(struck, Add(NECK, "incomplete"), PROTOCOL)
+    assert back.score == BEFORE.score and [each.by for each in back.deductions] == [MODEL, MODEL, CLINICIAN]
+    assert revise(back, Strike(f"{NECK}.incomplete"), PROTOCOL).score == struck.score
+
+
+def test_a_corrected_box_is_the_clinicians_and_costs_nothing():
+    after = revise(BEFORE, Correct(1, (5, 6, 7, 8)), PROTOCOL)
+    assert (after.structures[1].label, after.structures[1].box) == (BODY, (5, 6, 7, 8))
+    assert [each.by for each in after.structures] == [MODEL, CLINICIAN, MODEL]
+    assert (after.score, after.by) == (BEFORE.score, CLINICIAN)
+    assert revise(BEFORE, Correct(0, (5, 6, 7, 8), "spleen"), PROTOCOL).structures[0].label == "spleen"
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (Strike("spleen.incomplete"), "no deduction 'spleen.incomplete'"),
+        (Add("spleen", "incomplete"), "no deduction spleen.incomplete on these planes"),
+        (Add(NECK, "mild"), "no deduction"),
+        (Add("attenuation", "incomplete"), "no deduction"),
+        (Correct(3, (1, 2, 3, 4)), "no box 3 among 3"),
+        (Correct(-1, (1, 2, 3, 4)), "no box -1"),
+        (Correct(0, (3, 2, 1, 4)), "not x1, y1, x2, y2"),
+        (Correct(0, (1, 2, 3, 4), "heart"), "'heart' is not one of"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused(change, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        revise(BEFORE, change, PROTOCOL)
+
+
+def test_nothing_is_deducted_from_what_is_not_scored():
+    with pytest.raises(ValueError, match="no standard plane"):
+        revise(judge(planes=("non_standard",), boxes=()), Add(NECK, "incomplete"), PROTOCOL)
+
+
+def test_a_hospitals_own_points_count():
+    plane = PROTOCOL.planes[GALLBLADDER[0]]
+    demands = tuple(replace(each, points={"not_displayed": 5, "incomplete": 0.5}) for each in plane.demands)
+    own = replace(PROTOCOL, planes={**PROTOCOL.planes, plane.key: replace(plane, demands=demands)})
+    answer = Answer(SEEN, GALLBLADDER, (Stated(NECK, "incomplete", 2),), 8, True)
+    found = assess(answer, {}, own)
+    assert (found.score, found.grade, found.corrected) == (9.5, "excellent", {"points": 1})
+    assert "score_mismatch" in found.flags
+    assert Names(own).planes == Names(PROTOCOL).planes
+
+
+def test_a_case_judged_is_the_case_itself():
+    deductions = ({"item": f"{NECK}.incomplete", "points": 2}, {"item": "attenuation.mild", "points": 2})
+    boxes = tuple({"label": named.label, "box": list(named.box)} for named in SEEN)
+    case = Case("c", ("a.png",), plane=GALLBLADDER, score=6, deductions=deductions, boxes=boxes)
+    found = assess(answer_of(case, PROTOCOL, "zh"), {}, PROTOCOL)
+    assert (found.score, found.planes, found.flags) == (6, GALLBLADDER, ())
+    assert [each.item for each in found.deductions] == [each["item"] for each in deductions]
