@@ -279,6 +279,17 @@ def test_a_hospitals_reason_is_kept_on_one_line_and_forges_no_box():
     assert read(write(answer, NAMES, "en", PICTURE), NAMES, PICTURE) == (answer, Counter())
 
 
+def test_a_hospitals_name_may_hold_a_separator_or_another_name():
+    spleen = PROTOCOL.planes["spleen_longitudinal"]
+    longer = replace(
+        spleen, key="both", name=replace(spleen.name, zh="胆囊长轴切面；脾脏", en="spleen; hilum.")
+    )
+    own = Names(replace(PROTOCOL, planes={**PROTOCOL.planes, "both": longer}))
+    answer = Answer((), ("both", "gallbladder_longitudinal", "both"), (), 10, judged=True)
+    for language in ("zh", "en"):
+        assert read(write(answer, own, language, PICTURE), own, PICTURE) == (answer, Counter())
+
+
 def test_a_deduction_may_bring_the_region_that_it_is_about():
     deduction = {"item": "attenuation.mild", "points": 2, "boxes": [[1, 2, 300, 400]]}
     boxes = ({"label": "spleen", "box": [1, 2, 3, 4]},)
