@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from simulator.cases import Order
 from simulator.draw import Picture
 from simulator.examination import Examination
 from simulator.probe import RULER, SIZE, TOP
@@ -55,6 +56,18 @@ class Caliper:
 
     def as_json(self) -> dict:
         return {"what": self.what, "ends": [list(end) for end in self.ends], "mm": self.mm}
+
+
+def ordered_calipers(
+    order: Order,
+    number: int,
+    examination: Examination,
+    pictures: Sequence[Picture],
+    only: int | None = None,
+) -> tuple[list[Picture], dict]:
+    """`with_calipers` as the order has them; chance is examination `number`'s own."""
+    rng = np.random.default_rng([order.seed, number, 2])
+    return with_calipers(examination, pictures, order.calipers, rng, values=order.caliper_values, only=only)
 
 
 def with_calipers(

@@ -27,7 +27,7 @@ from scipy.ndimage import map_coordinates
 
 from simulator import language
 from simulator.anatomy.registry import DRAW, GROUND, VIEWS
-from simulator.calipers import with_calipers
+from simulator.calipers import ordered_calipers
 from simulator.cases import Examined, Order, examination_name, languages
 from simulator.draw import Picture, random_machine, to_picture
 from simulator.examination import Examination, View
@@ -85,14 +85,7 @@ def make(order: Order, number: int) -> Examined:
     areas = np.array([(picture.labels == LESION).sum() for picture in pictures])
     valid = [i for i, area in enumerate(areas) if area and area >= VALID_SHARE * areas.max()]
     widest = int(np.argmin(np.abs(sweep.positions_mm)))
-    pictures, extra = with_calipers(
-        examination,
-        pictures,
-        order.calipers,
-        np.random.default_rng([order.seed, number, 2]),
-        values=order.caliper_values,
-        only=widest,
-    )
+    pictures, extra = ordered_calipers(order, number, examination, pictures, only=widest)
     truth = {
         "valid_images": valid,
         "examination": examination.truth(),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from simulator import language
-from simulator.calipers import with_calipers
+from simulator.calipers import ordered_calipers
 from simulator.cases import Examined, Order, examination_name, languages
 from simulator.draw import draw_view
 from simulator.examination import Examination
@@ -22,13 +22,7 @@ def make(order: Order, number: int) -> Examined:
     """Examination `number` of the order: a picture for each view, `order.rows` rows for each task."""
     examination = sample_examination(np.random.default_rng([order.seed, number]), order.organ)
     pictures = [draw_view(examination, view) for view in examination.views]
-    pictures, extra = with_calipers(
-        examination,
-        pictures,
-        order.calipers,
-        np.random.default_rng([order.seed, number, 2]),
-        values=order.caliper_values,
-    )
+    pictures, extra = ordered_calipers(order, number, examination, pictures)
     rows = tuple(row | extra for row in _rows(order, examination, number))
     return Examined(examination_name(order, number), tuple(pictures), rows)
 

@@ -21,10 +21,9 @@ from typing import TypeVar
 import numpy as np
 
 from imaging.planes import NON_STANDARD, load_planes
-from simulator import tissue as t
 from simulator.anatomy import planes_liver as liver
 from simulator.anatomy import planes_organs as organs
-from simulator.anatomy.standard_planes import Names, Part, Plan, Tube, behind, cuttable, named, structure_map
+from simulator.anatomy.standard_planes import Names, Plan, behind, cuttable, named, structure_map
 from simulator.cases import OrderError
 from simulator.probe import Probe
 from simulator.screens import STYLES, Style
@@ -56,35 +55,22 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class StandardView:
     """A way to draw one or two planes; `planes` are those it may show, its own first. `ground` names what
-    fills the sector around the view's own structures, () where it is no structure; `vessel` is the name of a
-    large vessel that the plan draws beside them without one."""
+    fills the sector around the view's own structures, () where it is no structure."""
 
     make: Callable[[np.random.Generator], Plan]
     planes: tuple[str, ...]
     organ: str
     weight: float = 1.0
     ground: Names = ()
-    vessel: str | None = None
 
     def plan(self, rng: np.random.Generator) -> Plan:
         """A faultless plan with every structure named."""
         plan = self.make(rng)
         ground = (behind(self.ground, GROUND_X_MM),) if self.ground else ()
-        parts = [
-            replace(part, names=named(self.vessel), beside=True) if self.vessel and _large(part) else part
-            for part in plan.parts
-        ]
-        return replace(plan, parts=(*ground, *parts))
-
-
-def _large(part: Part) -> bool:
-    """Whether a part is a vessel without a name, and too wide to be one of the many branches."""
-    tube = isinstance(part.shape, Tube) and part.tissue is t.BLOOD and not part.names
-    return tube and max(part.shape.radii) > BRANCH_MM
+        return replace(plan, parts=(*ground, *plan.parts))
 
 
 RIGHT_LOBE = named("right_lobe_of_liver")
-BRANCH_MM = 4.0  # radius up to which a vessel is one of the liver's branches
 GROUND_X_MM = -8.0  # where the middle hepatic vein runs: the border of the two lobes
 BOTH_LOBES = ((0.0, "right_lobe_of_liver"), *named("left_lobe_of_liver"))
 # Eleven planes with about the same share; the views of two planes take their share from those planes.
@@ -100,14 +86,7 @@ VIEWS = (
         0.4,
         RIGHT_LOBE,
     ),
-    StandardView(
-        liver.gallbladder_longitudinal,
-        ("gallbladder_longitudinal",),
-        "liver",
-        0.8,
-        RIGHT_LOBE,
-        "right_portal_vein",
-    ),
+    StandardView(liver.gallbladder_longitudinal, ("gallbladder_longitudinal",), "liver", 0.8, RIGHT_LOBE),
     StandardView(liver.bile_duct_longitudinal, ("bile_duct_longitudinal",), "liver", ground=RIGHT_LOBE),
     StandardView(organs.right_liver_kidney, ("right_liver_kidney",), "liver", 0.7),
     StandardView(

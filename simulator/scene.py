@@ -67,12 +67,18 @@ class Scene:
         """Mask of the slab between two depths, numbers or curves [1, BEAMS] or [SAMPLES, BEAMS]."""
         return (self.z >= top) & (self.z < bottom)
 
+    def across(self) -> np.ndarray:
+        """Millimetres across: one row where all rows are alike [1, BEAMS], else [SAMPLES, BEAMS]."""
+        return self.x[:1] if self.x.strides[0] == 0 else self.x
+
     def wavy(self, depth: float, amplitude: float, waves: float = 1.5) -> np.ndarray:
-        """A gently curved interface: its depth (mm) at every sample's x [SAMPLES, BEAMS]."""
-        span = max(float(np.ptp(self.x)), 1.0)
+        """A gently curved interface: its depth (mm) at every sample's x [SAMPLES, BEAMS], read-only."""
+        x = self.across()
+        span = max(float(np.ptp(x)), 1.0)
         phase, phase2 = self.rng.uniform(0, 2 * np.pi, 2)
-        t = self.x / span * 2 * np.pi
-        return depth + amplitude * (np.sin(waves * t + phase) + 0.4 * np.sin(2.3 * waves * t + phase2))
+        t = x / span * 2 * np.pi
+        curve = depth + amplitude * (np.sin(waves * t + phase) + 0.4 * np.sin(2.3 * waves * t + phase2))
+        return np.broadcast_to(curve, self.x.shape)
 
     def tube(self, points: list[tuple[float, float]], radius: float | list[float]) -> np.ndarray:
         """Distance to a bent tube through `points` (mm), in units of its radius: below 1 is inside."""

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from simulator.anatomy import abdomen
-from simulator.anatomy.heart import Heart, sample_heart
+from simulator.anatomy import kidney
+from simulator.anatomy.heart_chambers import Heart, sample_heart
 from simulator.anatomy.registry import DRAW, GROUND, VIEWS
+from simulator.anatomy.vessels import Stand
 from simulator.calipers import measure
 from simulator.draw import (
     BAR_COLUMNS,
@@ -324,7 +325,7 @@ def test_a_liver_lesion_may_lie_anywhere_in_the_view_also_beside_a_vein():
     ("turn", "scale", "point"), [(0, 1, (23, 53)), (90, 1, (9, 59)), (90, 2, (5, 69)), (-90, 1, (17, 39))]
 )
 def test_a_stand_turns_and_scales_around_its_pivot_and_then_shifts(turn, scale, point):
-    here = abdomen.Stand((10.0, 50.0), (3.0, -1.0), turn, scale)
+    here = Stand((10.0, 50.0), (3.0, -1.0), turn, scale)
     assert here.place([(20.0, 54.0)])[0] == pytest.approx(point)
 
 
@@ -376,7 +377,7 @@ def test_the_uterus_is_as_long_and_its_lining_as_thick_as_stated():
 
 def test_a_rib_never_shades_the_lesion_of_a_kidney(monkeypatch):
     shades = []
-    monkeypatch.setattr(abdomen, "shade", lambda scene, middle, half, *_: shades.append((middle, half)))
+    monkeypatch.setattr(kidney, "shade", lambda scene, middle, half, *_: shades.append((middle, half)))
     for seed in range(120):
         place = ("upper_pole", "middle", "lower_pole")[seed % 3]
         exam = examination("kidney", "longitudinal", lesion("hypoechoic", place, 24.0, 20.0), seed=seed)

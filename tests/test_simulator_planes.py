@@ -14,7 +14,7 @@ from simulator import plane_views as v
 from simulator import planes as p
 from simulator import tissue as t
 from simulator.__main__ import main
-from simulator.anatomy.standard_planes import PANCREAS, SPLEEN, Ground, Tube
+from simulator.anatomy.standard_planes import PANCREAS, Ground, Tube
 from simulator.cases import Order, OrderError
 from simulator.probe import BEAMS, SAMPLES, SIZE, scan_grid
 from simulator.scene import Scene
@@ -110,7 +110,7 @@ def test_every_structure_in_the_label_map_that_can_be_seen_has_a_box_and_is_said
     assert min(kinds.values()) > 20 and len(kinds) == 2
 
 
-ORGAN_TISSUES = (t.LIVER, SPLEEN, PANCREAS, t.SINUS, t.FLUID_CLEAR)
+ORGAN_TISSUES = (t.LIVER, t.SPLEEN, PANCREAS, t.SINUS, t.FLUID_CLEAR)
 ANONYMOUS_VESSEL_MM = 4.0  # radius up to which a vessel is one of an organ's branches, no named one
 
 

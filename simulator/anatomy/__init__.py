@@ -1,9 +1,12 @@
-"""Cross-sections of the seven organs, one module per region of the body.
+"""Cross-sections of the seven organs, one module an organ or region of the body.
 
-Each module offers `VIEWS`, the probe and depth settings of every view, and `draw(scene, examination,
-view)`, which paints the anatomy back to front and, where the view shows it, the lesion. Proportions come
-from the examination's `measures`, so what a report states can be measured on the image. What surrounds the
-organ is typical, not a patient's.
+Each of those (`registry.py` lists them) offers `VIEWS`, the probe and depth settings of every view, and
+`draw(scene, examination, view)`, which paints the anatomy back to front and, where the view shows it, the
+lesion. Proportions come from the examination's `measures`, so what a report states can be measured on the
+image. What surrounds the organ is typical, not a patient's.
+
+Beside them lie what several of them paint with (`patch.py`, `vessels.py`, `abdominal_wall.py`, ...), the
+abdomen's standard planes (`standard_planes.py`, `planes_*.py`) and a coronary artery from within (`ivus.py`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The composition follows the BI-RADS lexicon's three patterns: mostly fat, mixed, mostly fibroglandular. The
 gland is as thick as measured in the middle third of the image and may thin out towards the sides.
+
+Knows nothing of reports or BI-RADS categories. Not modelled: the nipple and what lies behind it, lymph nodes.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def draw(scene: Scene, examination: Examination, view: View) -> None:
 
 def _course(scene: Scene, depth: float, amplitude: float) -> np.ndarray:
     """The depth (mm) of a border [SAMPLES, BEAMS]: three bends of random length, strength and phase."""
-    x = _across(scene)
+    x = scene.across()
     course = np.float32(depth)
     for waves, share in ((0.3, 0.8), (0.9, 0.5), (2.4, 0.2)):
         pace = np.float32(2 * np.pi / 50 * waves * scene.rng.uniform(0.7, 1.9))
@@ -53,14 +55,9 @@ def _course(scene: Scene, depth: float, amplitude: float) -> np.ndarray:
     return np.broadcast_to(course, scene.x.shape)
 
 
-def _across(scene: Scene) -> np.ndarray:
-    """Millimetres across: one row where all rows of the grid are alike [1, BEAMS], else [SAMPLES, BEAMS]."""
-    return scene.x[:1] if scene.x.strides[0] == 0 else scene.x
-
-
 def _wedge(scene: Scene) -> np.ndarray:
     """Thickness of the gland relative to its middle, 1 row or all; it may run out towards each side."""
-    x = _across(scene)
+    x = scene.across()
     way = np.clip((np.abs(x) - 9) / 16, 0, 1)
     left, right = scene.rng.uniform(0, 0.6, 2) * (scene.rng.random(2) < 0.6)
     return 1 - way * way * np.where(x < 0, np.float32(left), np.float32(right))

@@ -1,24 +1,32 @@
 """Heart, apical four- and two-chamber views with a phased array: apex at the top, left ventricle on the right
 of the screen.
 
-Everything is laid out along the long axis of the left ventricle: `v` mm from its endocardial apex towards the
-base, `u` mm across, positive towards the lateral (anterior) wall. The axis itself is shifted, turned and
-foreshortened anew in every view. Chambers are signed distances in mm, so that a wall is as thick as stated:
-the widest section of the left ventricle is `left_ventricle`, of the left atrium `left_atrium`, and the two
-ventricles lie `septum` apart. Proportions that are not stated follow echocardiography texts (tricuspid
-annulus 3-8 mm nearer to the apex, right ventricle ending short of it); chosen, not fitted to patients.
+Where the chambers lie is `heart_chambers.py`'s; here they are painted, in its coordinates `u` and `v`: walls,
+blood and what stands in it, valves, flow, masses. What carries no measurement follows echocardiography texts;
+chosen by eye, not fitted to patients.
 
 Does not know: the beat itself (each view is one moment, systole or diastole), wall motion, other windows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from simulator import tissue as t
 from simulator.anatomy import Setting
+from simulator.anatomy.heart_chambers import (
+    ATRIAL_WALL,
+    Heart,
+    Maps,
+    Mouth,
+    Point,
+    cavities,
+    chamber_maps,
+    sample_heart,
+    sample_mouths,
+)
 from simulator.examination import Examination, Lesion, View
 from simulator.lesion import paint_flow, paint_lesion
 from simulator.probe import PHASED
@@ -28,93 +36,13 @@ VIEWS = {
     "apical_four_chamber": Setting(PHASED, (150.0, 160.0)),
     "apical_two_chamber": Setting(PHASED, (150.0, 160.0)),
 }
-FREE_WALL, ATRIAL_WALL = 4.0, 2.2  # mm
 LEFT, RIGHT = -1.0, 1.0
-
-Point = tuple[float, float]  # u, v in mm
-Mouth = tuple[list[Point], list[float]]  # a blind tube: its line and its radii in mm
-
-
-@dataclass(frozen=True)
-class Egg:
-    """Two half-ellipses, joined where they are widest: `half` mm wide to each side of `u`, reaching `up` mm
-    towards the apex of the heart and `down` mm towards its base from `v`.
-
-    `square` above 0 fills the corners (a flat roof), below 0 empties them (a wedge); `lean` moves the middle
-    across by that much for each mm towards the apex.
-    """
-
-    u: float
-    v: float
-    half: float
-    up: float
-    down: float
-    square: float = 0.0
-    lean: float = 0.0
-
-    def distance(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Signed distance in mm to the border, of first order: exact across the widest section."""
-        across, along = u - np.float32(self.u), v - np.float32(self.v)
-        if self.lean:
-            across = across + np.float32(self.lean) * along
-        reach = np.where(along < 0, np.float32(1 / self.up), np.float32(1 / self.down))
-        a, b = across * np.float32(1 / self.half), along * reach
-        a2, b2 = a * a, b * b
-        slope_a, slope_b = a * np.float32(1 / self.half), b * reach
-        square = a2 + b2
-        if self.square:
-            corner_a, corner_b = (np.minimum(each, 1) * np.float32(self.square) for each in (a2, b2))
-            square -= corner_a * np.minimum(b2, 1)
-            slope_a *= 1 - corner_b
-            slope_b *= 1 - corner_a
-        radius = np.sqrt(square)
-        steep = np.sqrt(slope_a * slope_a + slope_b * slope_b) + np.float32(1e-6)
-        return (radius - 1) * radius / steep
-
-
-@dataclass(frozen=True)
-class Heart:
-    """One heart at one moment: where its axis lies on the screen (`apex` x and z in mm, `turn` radians) and
-    its chambers. `opening` is 0 for closed valves and up to 1 for open ones; `two` is the two-chamber view,
-    which has no right heart."""
-
-    apex: Point
-    turn: float
-    base: float  # v of the mitral annulus
-    offset: float  # mm from the tricuspid to the mitral annulus, along v
-    wall: float
-    annulus: float  # half the mitral opening
-    opening: float
-    chambers: dict[str, Egg]
-    two: bool
-
-    def local(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """u and v of points on the screen."""
-        cos, sin = np.float32(np.cos(self.turn)), np.float32(np.sin(self.turn))
-        dx, dz = x - np.float32(self.apex[0]), z - np.float32(self.apex[1])
-        return dx * cos - dz * sin, dx * sin + dz * cos
-
-    def screen(self, u: float, v: float) -> Point:
-        """x and z of a point of the heart."""
-        cos, sin = np.cos(self.turn), np.sin(self.turn)
-        return self.apex[0] + u * cos + v * sin, self.apex[1] - u * sin + v * cos
-
-
-@dataclass(frozen=True, eq=False)
-class Maps:
-    """Float32 [SAMPLES, BEAMS]: `u`, `v`, and the distance to each chamber, negative in its blood (what cuts
-    a chamber short included)."""
-
-    u: np.ndarray
-    v: np.ndarray
-    blood: dict[str, np.ndarray]
-    outer: np.ndarray  # distance to the outside of the heart
 
 
 def draw(scene: Scene, examination: Examination, view: View) -> None:
     """Paint the view back to front; the lesion last, so that the heart is the same with and without it."""
     heart = sample_heart(scene.rng, examination.measures, view.name == "apical_two_chamber")
-    maps = _maps(scene, heart)
+    maps = chamber_maps(scene, heart)
     _surroundings(scene)
     mouths = sample_mouths(scene.rng, heart)
     _around_the_base(scene, heart, maps, mouths)
@@ -131,112 +59,7 @@ def draw(scene: Scene, examination: Examination, view: View) -> None:
         _mass(scene, heart, maps, examination.lesion, view.doppler)
 
 
-# ------------ proportions ------------
-
-
-def sample_heart(rng: np.random.Generator, measures: dict[str, float], two: bool) -> Heart:
-    """A heart of the stated measures in a random position and moment. The same draws whatever the measures
-    are."""
-    half, wall = measures["left_ventricle"] / 2, measures["septum"]
-    systole = rng.random() < 0.4
-    base = rng.uniform(64, 72) if systole else rng.uniform(68, 76)
-    widest = base * rng.uniform(0.58, 0.7)
-    taper = rng.uniform(0.64, 0.76)  # the annulus as a share of the widest section
-    down = (base - widest) / np.sqrt(1 - taper**2)
-    annulus = min(taper * half, 0.82 * measures["left_atrium"] / 2)
-    offset = rng.uniform(3, 8)
-    chambers = {"left_ventricle": Egg(0.0, widest, half, widest, down, rng.uniform(0.0, 0.22))}
-    chambers["left_atrium"] = _left_atrium(rng, measures["left_atrium"], base)
-    right = _right_heart(rng, half, wall, base, offset, chambers["left_atrium"])
-    opening = rng.uniform(0.45, 1.0)
-    turn = rng.uniform(-9, 7) if two else rng.uniform(-2, 10)
-    apex = (rng.uniform(-4, 4) + (0 if two else 6), rng.uniform(20, 26))
-    if not two:
-        chambers |= right
-    opening = 0.0 if systole else opening
-    return Heart(apex, np.deg2rad(turn), base, offset, wall, annulus, opening, chambers, two)
-
-
-def _left_atrium(rng: np.random.Generator, width: float, base: float) -> Egg:
-    length = min(width * rng.uniform(1.0, 1.28), 45.0)
-    middle = base + length * rng.uniform(0.48, 0.58)
-    up = (middle - base) / np.sqrt(1 - 0.8**2)  # at the annulus it is 0.8 of its widest section
-    return Egg(rng.uniform(-2, 3), middle, width / 2, up, base + length - middle, rng.uniform(0.15, 0.6))
-
-
-def _right_heart(
-    rng: np.random.Generator, half: float, wall: float, base: float, offset: float, left: Egg
-) -> dict[str, Egg]:
-    """Right ventricle and atrium: both reach under the septum, which then cuts them off."""
-    width, top = rng.uniform(24, 31), base - offset
-    widest = base * rng.uniform(0.66, 0.76)
-    ventricle = Egg(
-        -(half + wall) - 0.42 * width,
-        widest,
-        0.58 * width,
-        widest - rng.uniform(10, 20),
-        (top - widest) / np.sqrt(1 - rng.uniform(0.75, 0.9) ** 2),
-        rng.uniform(-0.5, 0.0),
-        rng.uniform(0.08, 0.2),
-    )
-    length, across = rng.uniform(38, 45), rng.uniform(18, 21)
-    middle = top + length * rng.uniform(0.45, 0.55)
-    atrium = Egg(
-        left.u - left.half - 0.9 * across,
-        middle,
-        across,
-        (middle - top) / 0.55,
-        top + length - middle,
-        rng.uniform(0.1, 0.6),
-    )
-    return {"right_ventricle": ventricle, "right_atrium": atrium}
-
-
-# ------------ maps and walls ------------
-
-
-def _maps(scene: Scene, heart: Heart) -> Maps:
-    """Distances to the chambers; the fine irregularity of the endocardium is part of them."""
-    u, v = heart.local(scene.x, scene.z)
-    raw = {name: egg.distance(u, v) for name, egg in heart.chambers.items()}
-    trabeculae = np.clip(smooth_field(scene.rng, 64, 34), -2, 2)
-    outer = np.minimum(
-        np.maximum(raw["left_ventricle"] - np.float32(heart.wall), v - np.float32(heart.base + 4)),
-        raw["left_atrium"] - np.float32(ATRIAL_WALL),
-    )
-    if not heart.two:
-        ventricle = np.maximum(raw["right_ventricle"], v - np.float32(heart.base))
-        atrium = np.maximum(raw["right_atrium"], np.float32(heart.base - heart.offset) - v)
-        outer = np.minimum(outer, ventricle - np.float32(FREE_WALL))
-        outer = np.minimum(outer, atrium - np.float32(ATRIAL_WALL))
-    return Maps(u, v, _cavities(heart, raw, u, v, trabeculae), outer)
-
-
-def _cavities(
-    heart: Heart,
-    raw: dict[str, np.ndarray],
-    u: np.ndarray,
-    v: np.ndarray,
-    trabeculae: np.ndarray | float = 0.0,
-) -> dict[str, np.ndarray]:
-    """Distance in mm to each chamber's blood at points u, v, from the distances to its whole egg: what valve
-    planes and septa leave of it. `trabeculae` (unit strength) roughen the ventricles, the apex most."""
-    base, wall = np.float32(heart.base), np.float32(heart.wall)
-    rough = np.clip(1.1 - v / base, 0.1, 1) * np.float32(0.55) * trabeculae
-    septum = np.maximum(raw["left_ventricle"], v - base)
-    blood = {
-        "left_ventricle": np.maximum(raw["left_ventricle"] + rough, v - base),
-        "left_atrium": np.maximum(raw["left_atrium"], base - v),
-    }
-    if not heart.two:
-        tricuspid = base - np.float32(heart.offset)
-        right = np.maximum(raw["right_ventricle"] + np.float32(0.6) * trabeculae, v - tricuspid)
-        blood["right_ventricle"] = np.maximum(right, wall - septum)
-        thin = np.float32(ATRIAL_WALL)
-        between = thin + (wall - thin) * np.clip((base + 8 - v) / 10, 0, 1)  # thick where valves insert
-        right = np.maximum(raw["right_atrium"], tricuspid - v)
-        blood["right_atrium"] = np.maximum(right, np.maximum(between - raw["left_atrium"], wall - septum))
-    return blood
+# ------------ around the heart ------------
 
 
 def _surroundings(scene: Scene) -> None:
@@ -264,26 +87,30 @@ def _around_the_base(scene: Scene, heart: Heart, maps: Maps, mouths: list[Mouth]
         _stroke(scene, maps, points, radii, t.BLOOD)
 
 
-def sample_mouths(rng: np.random.Generator, heart: Heart) -> list[Mouth]:
-    """What opens into the left atrium: a pulmonary vein at its roof or, in the two-chamber view, the
-    appendage below the anterior wall; often neither is met."""
-    left = heart.chambers["left_atrium"]
-    there, way, wide, far = rng.random(), rng.choice((-0.6, 0.7)), rng.uniform(2.0, 4.0), rng.uniform(10, 17)
-    if heart.two and there < 0.5:
-        inner, outer = (left.u + 0.7 * left.half, heart.base + 11), (left.u + left.half + far, heart.base + 5)
-        return [([inner, outer], [5.5, 3.2])]
-    if there < 0.5:
-        roof = left.v + left.down
-        inner, outer = (left.u + way * left.half, roof - 7), (left.u + 1.8 * way * left.half, roof + far)
-        return [([inner, outer], [wide, wide])]
-    return []
-
-
 def _vessel(scene: Scene, maps: Maps, at: Point, radius: float) -> None:
     """A vessel cut across."""
     distance = np.hypot(maps.u - np.float32(at[0]), maps.v - np.float32(at[1])) - np.float32(radius)
     scene.paint_interface(distance, 0, 1.6, t.ANNULUS)
     scene.paint(distance < 0, t.BLOOD)
+
+
+def _near_field(scene: Scene) -> None:
+    """The chest wall above the apex, the probe's own clutter that veils the blood behind it, and the outer
+    beams that ribs and lung weaken."""
+    rng = scene.rng
+    deep = scene.grid.z
+    chest = deep < rng.uniform(11, 15)
+    stripes = np.interp(deep[chest], np.arange(0.0, 16.0, 2.5), rng.normal(3, 5, 7))
+    scene.paint(chest, t.MUSCLE)
+    scene.brighten(chest, stripes.astype(np.float32))
+    veil = rng.uniform(-24, -14) - rng.uniform(0.4, 0.6) * (deep - 10) + 3 * smooth_field(rng, 40, 8)
+    np.maximum(scene.echo_db, veil, out=scene.echo_db, where=deep < 70)
+    edge = np.linspace(-1, 1, scene.z.shape[1], dtype=np.float32)
+    for way in (LEFT, RIGHT):
+        scene.echo_db -= rng.uniform(0, 9) * np.clip((way * edge - rng.uniform(0.7, 0.85)) / 0.2, 0, 1)
+
+
+# ------------ walls, blood, and what stands in it ------------
 
 
 def _walls(scene: Scene, heart: Heart, maps: Maps, coarse: bool) -> None:
@@ -344,8 +171,8 @@ def _papillary_muscles(scene: Scene, heart: Heart, maps: Maps) -> None:
         root, tip, inwards, thick = rng.uniform((0.34, 0.5, 0.58, 1.9), (0.42, 0.56, 0.7, 2.8))
         if not there:
             continue
-        foot = way * 0.99 * _width(ventricle, root * heart.base), root * heart.base
-        end = way * inwards * _width(ventricle, tip * heart.base), tip * heart.base
+        foot = way * 0.99 * ventricle.half_at(root * heart.base), root * heart.base
+        end = way * inwards * ventricle.half_at(tip * heart.base), tip * heart.base
         leaflet = way * heart.annulus * (0.1 + 0.6 * heart.opening), heart.base - 5 - 9 * heart.opening
         _stroke(scene, maps, [foot, end], [thick + 0.8, thick * 0.7], t.PAPILLARY)
         _stroke(scene, maps, [end, leaflet], 0.5, t.CHORDA)
@@ -357,16 +184,10 @@ def _moderator_band(scene: Scene, heart: Heart, maps: Maps) -> None:
     if heart.two or there > 0.6:
         return
     left, right = heart.chambers["left_ventricle"], heart.chambers["right_ventricle"]
-    septal = -_width(left, at * heart.base) - heart.wall + 2, at * heart.base
+    septal = -left.half_at(at * heart.base) - heart.wall + 2, at * heart.base
     free = -(left.half + heart.wall) - 1.6 * right.half, (at + 0.12) * heart.base
     band = bend([septal, (free[0] * 0.7, septal[1]), free], 4)
     _stroke(scene, maps, band, thick, t.MODERATOR, "right_ventricle")
-
-
-def _width(egg: Egg, v: float) -> float:
-    """Half its width at `v`, 0 beyond its ends."""
-    along = (v - egg.v) / (egg.up if v < egg.v else egg.down)
-    return egg.half * float(np.sqrt(max(0.0, 1 - along**2)))
 
 
 # ------------ valves ------------
@@ -377,10 +198,10 @@ def _valves(scene: Scene, heart: Heart, maps: Maps) -> None:
     left = heart.chambers["left_ventricle"]
     _valve(scene, heart, maps, 0.0, heart.annulus, heart.base, 1.3 * left.half)
     if not heart.two:
-        inner = -_width(left, heart.base - heart.offset) - heart.wall
+        inner = -left.half_at(heart.base - heart.offset) - heart.wall
         right = heart.chambers["right_ventricle"]
         level = heart.base - heart.offset
-        outer = right.u - right.lean * (level - right.v) - _width(right, level)
+        outer = right.u - right.lean * (level - right.v) - right.half_at(level)
         middle, half = (inner + outer) / 2, max((inner - outer) / 2 - 1.5, 9.0)
         _valve(scene, heart, maps, middle, half, level, half + 2)
 
@@ -434,22 +255,6 @@ def _stroke(
     mask = np.zeros(maps.u.shape, bool)
     mask.ravel()[at[inside]] = True
     scene.paint(mask, tissue)
-
-
-def _near_field(scene: Scene) -> None:
-    """The chest wall above the apex, the probe's own clutter that veils the blood behind it, and the outer
-    beams that ribs and lung weaken."""
-    rng = scene.rng
-    deep = scene.grid.z
-    chest = deep < rng.uniform(11, 15)
-    stripes = np.interp(deep[chest], np.arange(0.0, 16.0, 2.5), rng.normal(3, 5, 7))
-    scene.paint(chest, t.MUSCLE)
-    scene.brighten(chest, stripes.astype(np.float32))
-    veil = rng.uniform(-24, -14) - rng.uniform(0.4, 0.6) * (deep - 10) + 3 * smooth_field(rng, 40, 8)
-    np.maximum(scene.echo_db, veil, out=scene.echo_db, where=deep < 70)
-    edge = np.linspace(-1, 1, scene.z.shape[1], dtype=np.float32)
-    for way in (LEFT, RIGHT):
-        scene.echo_db -= rng.uniform(0, 9) * np.clip((way * edge - rng.uniform(0.7, 0.85)) / 0.2, 0, 1)
 
 
 # ------------ flow and masses ------------
@@ -531,7 +336,7 @@ def _place_of(heart: Heart, lesion: Lesion, chance: float) -> Point:
         v = np.full_like(u, chamber.v + 0.08 * chance * chamber.down)
     rim_u, rim_v = u[:, None] + rim_u, v[:, None] + rim_v
     raw = {name: egg.distance(rim_u, rim_v) for name, egg in heart.chambers.items()}
-    far = _cavities(heart, raw, rim_u, rim_v)[lesion.place].max(1)
+    far = cavities(heart, raw, rim_u, rim_v)[lesion.place].max(1)
     fits = np.flatnonzero(far < -1.5)
     best = fits[0] if len(fits) else int(far.argmin())
     return float(u[best]), float(v[best])

@@ -38,7 +38,7 @@ INTIMA_MM = 0.25
 
 def _course(scene: Scene, depth: float | np.ndarray, amplitude: float) -> np.ndarray:
     """The depth (mm) of a fascia [SAMPLES, BEAMS]: one slow bend and one quicker, both of random length."""
-    x = _across(scene)
+    x = scene.across()
     slow = np.float32(2 * np.pi / 40 * scene.rng.uniform(0.3, 0.8))
     quick = np.float32(2 * np.pi / 40 * scene.rng.uniform(1.2, 2.6))
     start, second, third = scene.rng.uniform(0, 2 * np.pi, 3).astype(np.float32)
@@ -48,11 +48,6 @@ def _course(scene: Scene, depth: float | np.ndarray, amplitude: float) -> np.nda
         + 0.2 * np.sin(quick * x + third)
     )
     return np.broadcast_to(depth + np.float32(amplitude) * bends, scene.x.shape)
-
-
-def _across(scene: Scene) -> np.ndarray:
-    """Millimetres across: one row where all rows of the grid are alike [1, BEAMS], else [SAMPLES, BEAMS]."""
-    return scene.x[:1] if scene.x.strides[0] == 0 else scene.x
 
 
 def _muscle(scene: Scene, top: np.ndarray, bottom: np.ndarray, tissue: t.Tissue = t.MUSCLE) -> None:
@@ -98,7 +93,7 @@ def _skin(scene: Scene) -> np.ndarray:
 
 def _lens(scene: Scene, middle: float, half: float, cx: float, reach: float) -> tuple[np.ndarray, np.ndarray]:
     """Upper and lower course (mm) of a muscle cut across: thick at `cx`, gone `reach` mm beside it."""
-    away = np.clip((_across(scene) - np.float32(cx)) / np.float32(reach), -1, 1)
+    away = np.clip((scene.across() - np.float32(cx)) / np.float32(reach), -1, 1)
     thick = np.float32(half) * np.sqrt(1 - away * away)
     bent = np.float32(middle) + np.float32(0.9) * away * away
     return np.broadcast_to(bent - thick, scene.x.shape), np.broadcast_to(bent + thick, scene.x.shape)

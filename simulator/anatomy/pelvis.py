@@ -9,13 +9,14 @@ Knows nothing of reports, or of how an echo becomes a pixel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from simulator import tissue as t
 from simulator.anatomy import Setting
-from simulator.anatomy.abdomen import Patch, Point, abdominal_wall, gas_loop, spot
+from simulator.anatomy.abdominal_wall import abdominal_wall
+from simulator.anatomy.axis import Axis, Point
+from simulator.anatomy.bowel import gas_loop
+from simulator.anatomy.patch import Patch, spot
 from simulator.examination import Examination, View
 from simulator.lesion import paint_flow, paint_lesion
 from simulator.probe import CONVEX
@@ -29,22 +30,6 @@ VIEWS = {
 PELVIC_FAT = t.Tissue(1.5, 0.5, 2.5)  # fat and collapsed bowel around the organs, brighter than they are
 JUNCTIONAL_ZONE = t.Tissue(-9, 0.5, 1.0, t.PARENCHYMA)  # the dark inner layer of the myometrium
 LINING_DARK = t.Tissue(-9, 0.5, 1.0)  # the layers between the three lines of the endometrium
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A point (mm) and a direction: `turn_deg` is how far its right end is turned down."""
-
-    x: float
-    z: float
-    turn_deg: float
-
-    def point(self, along: float, across: float = 0.0) -> Point:
-        turn = np.deg2rad(self.turn_deg)
-        return (
-            float(self.x + along * np.cos(turn) - across * np.sin(turn)),
-            float(self.z + along * np.sin(turn) + across * np.cos(turn)),
-        )
 
 
 def draw(scene: Scene, examination: Examination, view: View) -> None:

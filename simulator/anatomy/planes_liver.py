@@ -179,7 +179,14 @@ def gallbladder_longitudinal(rng: Rng) -> Plan:
     parts = [
         Part(bowel, VISCERA, edge=t.FASCIA, texture_db=4.0),
         *branches(rng, [(-46, 46), (-8, 42), (-60, 70)]),
-        vessel(rng, [(neck[0] - 4, neck[1] + 16), (neck[0] - 24, neck[1] + 10)], (6.0, 5.5), wall_mm=2.0),
+        vessel(
+            rng,
+            [(neck[0] - 4, neck[1] + 16), (neck[0] - 24, neck[1] + 10)],
+            (6.0, 5.5),
+            "right_portal_vein",
+            2.0,
+            beside=True,
+        ),
         *_bladder(rng, neck, middle, fundus, 1.0),
     ]
     return Plan(tuple(parts), t.LIVER, 115.0, float(rng.uniform(10, 16)), coarse(rng))

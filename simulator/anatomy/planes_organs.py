@@ -21,7 +21,6 @@ from simulator.anatomy.standard_planes import (
     PANCREAS,
     RENAL_CORTEX,
     RENAL_FAT,
-    SPLEEN,
     VISCERA,
     Ellipse,
     Part,
@@ -138,7 +137,7 @@ def left_kidney_longitudinal(rng: Rng) -> Plan:
     parts = [
         _psoas(rng, cz + 44),
         Part(colon, t.MUSCLE, edge=t.FASCIA),
-        Part(tip, SPLEEN, named("spleen"), edge=t.FASCIA, beside=True),
+        Part(tip, t.SPLEEN, named("spleen"), edge=t.FASCIA, beside=True),
         *kidney,
     ]
     return Plan(tuple(parts), VISCERA, 115.0, float(rng.uniform(10, 15)), 4.0)
@@ -160,7 +159,7 @@ def kidney_transverse(rng: Rng) -> Plan:
     """Non-standard: a kidney across, a ring with the bright sinus open to one side."""
     cx, cz, r = float(rng.uniform(-8, 8)), float(rng.uniform(58, 70)), float(rng.uniform(24, 28))
     left = rng.random() < 0.5
-    neighbour, of = (SPLEEN, named("spleen")) if left else (t.LIVER, RIGHT_LOBE)
+    neighbour, of = (t.SPLEEN, named("spleen")) if left else (t.LIVER, RIGHT_LOBE)
     sinus = named("left_renal_sinus" if left else "right_renal_sinus")
     parts = [
         _psoas(rng, cz + 40),
@@ -288,7 +287,7 @@ def _spleen(rng: Rng, cx: float, cz: float, rx: float, rz: float, tilt: float, v
     hilum = dented(rng, hx, hz, float(rng.uniform(13, 16)), float(rng.uniform(6, 7.5)), tilt, 0.05)
     return [
         Part(Ellipse(-104, 58, 58, 84, -16), t.LUNG, edge=t.DIAPHRAGM, edge_mm=2.0),
-        Part(dented(rng, cx, cz, rx, rz, tilt, 0.03), SPLEEN, named("spleen"), edge=t.FASCIA, edge_mm=1.4),
+        Part(dented(rng, cx, cz, rx, rz, tilt, 0.03), t.SPLEEN, named("spleen"), edge=t.FASCIA, edge_mm=1.4),
         Part(hilum, HILAR_FAT, named("splenic_hilum"), texture_db=2),
         vessel(
             rng,

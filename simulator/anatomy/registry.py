@@ -1,12 +1,15 @@
 """Which module draws which organ, and the views each organ can be scanned in (the first is the principal
-one)."""
+one).
+
+Knows nothing of the abdomen's standard planes and of IVUS, which are no examination's views.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from simulator import tissue as t
-from simulator.anatomy import Setting, abdomen, breast, heart, neck, pelvis
+from simulator.anatomy import Setting, breast, heart, kidney, liver, neck, pelvis
 from simulator.examination import Examination, View
 from simulator.scene import Scene
 from simulator.tissue import Tissue
@@ -14,8 +17,8 @@ from simulator.tissue import Tissue
 VIEWS: dict[str, dict[str, Setting]] = {
     "thyroid": neck.THYROID_VIEWS,
     "breast": breast.VIEWS,
-    "liver": abdomen.LIVER_VIEWS,
-    "kidney": abdomen.KIDNEY_VIEWS,
+    "liver": liver.VIEWS,
+    "kidney": kidney.VIEWS,
     "gynaecology": pelvis.VIEWS,
     "vessel": neck.VESSEL_VIEWS,
     "heart": heart.VIEWS,
@@ -23,8 +26,8 @@ VIEWS: dict[str, dict[str, Setting]] = {
 DRAW: dict[str, Callable[[Scene, Examination, View], None]] = {
     "thyroid": neck.draw_thyroid,
     "breast": breast.draw,
-    "liver": abdomen.draw_liver,
-    "kidney": abdomen.draw_kidney,
+    "liver": liver.draw,
+    "kidney": kidney.draw,
     "gynaecology": pelvis.draw,
     "vessel": neck.draw_vessel,
     "heart": heart.draw,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator import tissue as t
-from simulator.anatomy.abdomen import abdominal_wall
+from simulator.anatomy.abdominal_wall import abdominal_wall
 from simulator.scene import Scene, bend, dents, outline
 from simulator.tissue import Tissue
 
@@ -30,7 +30,6 @@ VISCERA = Tissue(-8, 0.5, 2.5)  # fat and bowel around the organs, darker than t
 PANCREAS = Tissue(6, 0.5, 2.0, t.PARENCHYMA)
 RENAL_CORTEX = Tissue(-6, 0.5, 1.0, t.PARENCHYMA)
 RENAL_FAT = Tissue(3, 0.5, 1.5)
-SPLEEN = Tissue(1, 0.5, 0.8, t.PARENCHYMA)
 HILAR_FAT = Tissue(9, 0.5, 2.0)
 
 Names = tuple[tuple[float, str | None], ...]  # (position along the shape up to which, structure)
