@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from imaging.frame import Frame
 from models.encoding import Message, Tensors
-from models.errors import ContextOverflow
+from models.errors import ContextOverflow, ModelError
 
 Candidate = tuple[int, ...]  # token ids that may follow a prompt
 LogProbabilities = tuple[float, ...]  # of a candidate's tokens, each given all before it
@@ -178,7 +178,9 @@ class Likelihood:
         whole = self.of(asks, share=False, max_pixels=max_pixels)
         try:
             shared = self.of(asks, share=True, max_pixels=max_pixels)
-        except (AttributeError, TypeError, ValueError, IndexError) as error:
+        except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            if isinstance(error, ModelError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+                raise
             sentence = " ".join(str(error).split())[:200]
             return False, f"{type(self.model).__name__} cannot share a beginning: {sentence}"
         worst = max(
@@ -424,7 +426,19 @@ def _repeated(cache: DynamicCache, rows: Tensor) -> DynamicCache:
 
 
 def _joined(images: Sequence[Tensors]) -> Tensors:
-    return {name: torch.cat([image[name] for image in images]) for name in images[0]}
+    """Several images as one batch. Where one has more tiles than another (LLaVA-NeXT), zeros fill up the
+    rest, as the library's processors do; the model knows the true sizes."""
+    joined = {}
+    for name in images[0]:
+        parts = [image[name] for image in images]
+        largest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+        joined[name] = torch.cat([_filled_up(part, largest) for part in parts])
+    return joined
+
+
+def _filled_up(part: Tensor, largest: Sequence[int]) -> Tensor:
+    missing = [wanted - size for wanted, size in zip(largest, part.shape[1:], strict=True)]
+    return nn.functional.pad(part, [edge for size in reversed(missing) for edge in (0, size)])
 
 
 def _alike(items: Sequence[Any], length: Callable[[Any], int], most: int) -> Iterator[list[Any]]:

@@ -49,7 +49,8 @@ EXAMPLE = replace(fitted([1, 5, 9]), cuts=(3.0, 7.0), centroids=(1.0, 5.0, 9.0))
 @pytest.mark.parametrize(
     ("score", "level", "borderline"),
     [
-        (0.0, "low", False), (2.5, "low", False), (2.7, "low", True), (3.0, "medium", True), (3.3, "medium", True),
+        (0.0, "low", False), (2.5, "low", False), (2.7, "low", True), (3.0, "medium", True),
+        (3.3, "medium", True),
         (3.5, "medium", False), (6.7, "medium", True), (7.0, "high", True), (7.5, "high", False),
         (10.0, "high", False),
     ],

@@ -69,7 +69,7 @@ def one(tokenizer, text):
     return token
 
 
-# --- the traps: what others do goes wrong with these tokenizers ----------------------------------------------
+# --- the traps: what others do goes wrong with these tokenizers ----------------------------------------
 
 
 def test_a_fixed_index_behind_a_start_token_fails_where_there_is_none():
@@ -88,7 +88,7 @@ def test_a_word_alone_has_another_id_than_behind_its_prefix():
     assert (one(QWEN, " high"),) in forms["high"] and (one(QWEN, "high"),) not in forms["high"]
 
 
-# --- the path of one token -----------------------------------------------------------------------------------
+# --- the path of one token -----------------------------------------------------------------------------
 
 
 def test_each_level_has_a_token_and_synonyms_join_it():
@@ -126,7 +126,7 @@ def test_sentencepiece_words_behind_text_have_one_sign_in_front():
     assert any("Medium" in reason for reason in found.reasons)  # ▁·M·e·d·i·u·m here, two tokens in LLaMA
 
 
-# --- the path of whole words ---------------------------------------------------------------------------------
+# --- the path of whole words ---------------------------------------------------------------------------
 
 
 def test_a_sign_cut_into_bytes_is_compared_as_a_whole():
@@ -151,6 +151,12 @@ def test_a_prefix_that_changes_is_refused():
         find(tokenise(grown), ZH, LEVEL_WORDS["zh"])
 
 
+def test_a_prefix_that_changes_into_more_tokens_is_refused_as_well():
+    ids = {"is": (1, 2), "is high": (1, 7, 8, 9), "is low": (1, 2, 5)}
+    with pytest.raises(UnstablePrefix, match="high"):
+        find(ids.__getitem__, "is", {"high": ((" high",), ()), "low": ((" low",), ())})
+
+
 def test_a_synonym_that_changes_the_prefix_is_left_out():
     grown = byte_level(["高", "中", "低", "是优"])
     found = find(tokenise(grown), ZH, LEVEL_WORDS["zh"])
@@ -168,7 +174,7 @@ def test_levels_with_the_same_tokens_are_refused():
         find(tokenise(QWEN), EN, {"high": ((" high",), ()), "low": ((" high",), ())})
 
 
-# --- from log-probabilities to probabilities -----------------------------------------------------------------
+# --- from log-probabilities to probabilities -----------------------------------------------------------
 
 LN = math.log
 

@@ -59,7 +59,7 @@ class LevelTokens:
         return {level: share / total for level, share in shares.items()}, mass
 
     def _weight(self, forms: Sequence[Sequence[float]]) -> float:
-        """A level's logarithm: of the sum over its forms, or of their mean where they are no probabilities."""
+        """A level's logarithm: of the sum over its forms; of their mean where they are no probabilities."""
         if self.path == TOKEN:
             return _log_sum([form[self.stem] for form in forms])
         means = [sum(form[self.stem :]) / len(form[self.stem :]) for form in forms]

@@ -65,7 +65,9 @@ class LocalReader:
             for (probe, frames), found in zip(asked, tokens, strict=True)
         ]
         readings = []
-        for found, logarithms in zip(tokens, self.likelihood.of(asks, share=self.share, max_pixels=max_pixels), strict=True):
+        for found, logarithms in zip(
+            tokens, self.likelihood.of(asks, share=self.share, max_pixels=max_pixels), strict=True
+        ):
             shares, mass = found.read(logarithms)
             readings.append(Reading(found.path, shares, mass, found.reasons))
         return readings
