@@ -31,7 +31,8 @@ SQUARE = np.ones((3, 3), dtype=bool)
 
 
 def crop(frame: Frame, box: Box | None) -> Frame:
-    """Cut `frame` to `box`: a slice, never resampled, so `mm_per_pixel` stays true.
+    """Cut `frame` to `box`: a slice, never resampled, so `mm_per_pixel` stays true, and `offset` says where
+    it lies.
 
     Returns `frame` itself when `box` is None or holds all of it.
     """
@@ -39,7 +40,8 @@ def crop(frame: Frame, box: Box | None) -> Frame:
     if box is None or box == (0, 0, width, height):
         return frame
     x1, y1, x2, y2 = box
-    return replace(frame, pixels=frame.pixels[y1:y2, x1:x2].copy())
+    across, down = frame.offset
+    return replace(frame, pixels=frame.pixels[y1:y2, x1:x2].copy(), offset=(across + x1, down + y1))
 
 
 def find_sector(pixels: np.ndarray) -> Box | None:

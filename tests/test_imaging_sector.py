@@ -187,8 +187,9 @@ def test_a_crop_is_a_slice(data):
     x1, x2 = sorted(data.draw(st.lists(st.integers(0, width), min_size=2, max_size=2, unique=True)))
     y1, y2 = sorted(data.draw(st.lists(st.integers(0, height), min_size=2, max_size=2, unique=True)))
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    frame = Frame(pixels, (0.1, 0.2), "x", 3)
+    frame = Frame(pixels, (0.1, 0.2), "x", 3, (5, 7))
     cut = crop(frame, (x1, y1, x2, y2))
+    assert cut.offset == (5 + x1, 7 + y1)
     if cut.pixels.shape == frame.pixels.shape:
         assert cut is frame
     else:

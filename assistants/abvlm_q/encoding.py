@@ -29,9 +29,9 @@ from models.encoding import IGNORED, Encoder, Tensors
 
 
 def cut_to_sector(frame: Frame) -> tuple[Frame, tuple[int, int]]:
-    """The scan sector of a frame, and where (x, y) it begins in the frame's own pixels."""
-    box = find_sector(frame.pixels)
-    return crop(frame, box), (0, 0) if box is None else box[:2]
+    """The scan sector of a frame, and where (x, y) it begins in the file's picture."""
+    cut = crop(frame, find_sector(frame.pixels))
+    return cut, cut.offset
 
 
 def canvas_of(
