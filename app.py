@@ -17,7 +17,8 @@ from apps.privacy import prepare_environment
 prepare_environment()  # before gradio is imported
 
 from apps.opening import Opening  # noqa: E402
-from apps.page import TABS, compose, launch_options  # noqa: E402
+from apps.page import ASSISTANTS, compose, launch_options  # noqa: E402
+from assistants.base import demo_weights  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights = dict(options.weights)
     quantize = None if options.quantize == "none" else options.quantize
     openings = {
-        name: Opening(name, weights.get(name), device=options.device, quantize=quantize) for name in TABS
+        name: Opening(name, weights.get(name), device=options.device, quantize=quantize)
+        for name in ASSISTANTS
+        if name in weights or demo_weights(name)
     }
     page = compose(openings)
     try:
@@ -57,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_named_weights,
         metavar="NAME=PATH_OR_ID",
-        help=f"weights for an assistant ({', '.join(TABS)}) instead of its demo weights; may be repeated",
+        help=f"weights for an assistant ({', '.join(ASSISTANTS)}) instead of its demo weights; repeatable",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
     parser.add_argument("--quantize", choices=("none", "8bit", "4bit"), default="none", help="needs a GPU")
@@ -66,9 +69,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _named_weights(value: str) -> tuple[str, str]:
     name, equals, weights = value.partition("=")
-    if not (equals and weights) or name not in TABS:
+    if not (equals and weights) or name not in ASSISTANTS:
         raise argparse.ArgumentTypeError(
-            f"{value!r} is not NAME=PATH_OR_ID with NAME one of {', '.join(TABS)}"
+            f"{value!r} is not NAME=PATH_OR_ID with NAME one of {', '.join(ASSISTANTS)}"
         )
     return name, weights
 

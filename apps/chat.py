@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -26,6 +27,7 @@ from apps.language import both, label, text
 from apps.opening import NotOpened, Opening
 from apps.privacy import ForeignFile
 from assistants.base import Assistant, Reply, Settings, Turn
+from assistants.conversation import frames_in_view
 from imaging.files import Problem, read_examination
 from imaging.frame import Frame
 from models.errors import ModelError
@@ -43,7 +45,9 @@ Update = dict  # component → its new value
 class Chat:
     """One conversation: `bubbles`, `box` and `status` are its components.
 
-    Build it inside a page's layout (`place_bubbles`, then `place_box`), then `wire` it.
+    Build it inside a page's layout (`place_bubbles`, then `place_box`), then `wire` it. `choices` are the
+    values of the components that the page wired beside its language; a page that reads files, asks or shows
+    otherwise overrides the methods under "What a page may do its own way".
     """
 
     def __init__(self, opening: Opening, name: str, make_turn: MakeTurn, settings: Settings | None = None):
@@ -89,22 +93,23 @@ class Chat:
         self.received = gr.State(False)  # whether `receive` put a question there for `answer`
 
     def wire(self, language: gr.components.Component, choices: Sequence[gr.components.Component]) -> None:
-        """Connect the events. `language` holds the page's language, `choices` what `make_turn` also wants."""
+        """Connect the events. `language` holds the page's language, `choices` what the page also wants."""
+        inputs = [self.bubbles, language, *choices]
         shown = [self.bubbles, self.box, self.status]
         private = {"api_visibility": "private", "show_progress": "hidden"}
         running = {"concurrency_limit": AT_ONCE, "concurrency_id": self.name, **private}
         flagged = [*shown, self.received]
         asked = self.box.submit(
             self.receive,
-            [self.box, self.bubbles, language, *choices],
+            [self.box, *inputs],
             flagged,
             trigger_mode="once",
             **running,
         )
-        answered = asked.then(self.answer, [self.received, self.bubbles, language], flagged, **running)
-        again = self.bubbles.retry(self.retry, [self.bubbles, language], shown, **running)
-        edited = self.bubbles.edit(self.edit, [self.bubbles, language], shown, **running)
-        at_work = [asked, answered, again, edited]
+        answered = asked.then(self.answer, [self.received, *inputs], flagged, **running)
+        again = self.bubbles.retry(self.retry, inputs, shown, **running)
+        edited = self.bubbles.edit(self.edit, inputs, shown, **running)
+        at_work = [asked, answered, again, edited, *self._more_events(inputs, shown, running)]
         for event in at_work:  # Gradio calls `failure` when an event has been cancelled, too
             event.failure(self.stopped, None, shown[1:], queue=False, **private)
         self.box.stop(None, cancels=at_work)
@@ -126,22 +131,24 @@ class Chat:
         }
         yield from self._never_raise(self._receive(message, bubbles, language, *choices), language)
 
-    def answer(self, received: bool, bubbles: list[Bubble], language: str) -> Iterator[Update]:
+    def answer(self, received: bool, bubbles: list[Bubble], language: str, *choices) -> Iterator[Update]:
         """Answer what was received."""
         yield {self.received: False}
         if received:
-            yield from self._never_raise(self._answer(bubbles, language), language, bubbles)
+            yield from self._never_raise(self._answer(bubbles, language, choices), language, bubbles)
 
-    def retry(self, bubbles: list[Bubble], language: str, event: gr.RetryData) -> Iterator[Update]:
+    def retry(self, bubbles: list[Bubble], language: str, event: gr.RetryData, *choices) -> Iterator[Update]:
         """Answer the same question again, from the words and images in its bubbles."""
         _, asked = display.question_at(bubbles, _row(event.index))
-        yield from self._never_raise(self._answer(bubbles[: asked + 1], language), language)
+        kept = bubbles[: display.answer_begins(bubbles, asked)]
+        yield from self._never_raise(self._answer(kept, language, choices), language)
 
-    def edit(self, bubbles: list[Bubble], language: str, event: gr.EditData) -> Iterator[Update]:
+    def edit(self, bubbles: list[Bubble], language: str, event: gr.EditData, *choices) -> Iterator[Update]:
         """Answer a question whose words were changed; what came after it goes."""
         _, asked = display.question_at(bubbles, _row(event.index))
         reworded = {"role": "user", "content": str(event.value)}
-        yield from self._never_raise(self._answer([*bubbles[:asked], reworded], language), language)
+        kept = [*bubbles[:asked], reworded, *bubbles[asked + 1 : display.answer_begins(bubbles, asked)]]
+        yield from self._never_raise(self._answer(kept, language, choices), language)
 
     def undo(self, bubbles: list[Bubble], event: gr.UndoData) -> Update:
         """Take a question back into the box, with its images."""
@@ -153,40 +160,74 @@ class Chat:
     def cleared(self) -> Update:
         return {self.box: gr.MultimodalTextbox(**_IDLE), self.status: both("hint")}
 
+    # What a page may do its own way.
+
+    def _more_events(self, inputs: list, shown: list, running: dict) -> list:
+        """Further events that answer; `inputs`, `shown` and `running` are as for the others."""
+        return []
+
+    def _opening(self, choices: Sequence) -> Opening:
+        """The assistant that answers."""
+        return self.opening
+
+    def _settings(self, choices: Sequence) -> Settings:
+        return self.settings
+
+    def _read(self, files: Sequence[str], language: str) -> tuple[list[Frame], list[Bubble]]:
+        """The frames of uploaded files, and what is to be said about the files under the question."""
+        return read_uploads(files), []
+
+    def _check(self, words: str, frames: Sequence[Frame], bubbles: list[Bubble]) -> None:
+        """Raise when this cannot be asked."""
+        if not frames and not any(display.pictures(bubble) for bubble in bubbles):
+            raise NoImage
+
+    def _conversation(self, bubbles: list[Bubble]) -> tuple[list[Turn | Reply], Turn]:
+        """What was said before, and the question to answer now."""
+        return display.conversation(bubbles)
+
+    def _shown(self, reply: Reply, bubbles: list[Bubble], images: int, language: str) -> list[Bubble]:
+        """The answer so far; `bubbles` is the conversation before it, with so many `images` in view."""
+        return display.answer_bubbles(reply, images, language)
+
     # What follows from it.
 
     def _receive(self, message: dict, bubbles: list[Bubble], language: str, *choices) -> Iterator[Update]:
-        frames = read_uploads(message["files"])
-        if not frames and not any(display.pictures(bubble) for bubble in bubbles):
-            raise NoImage
+        frames, notices = self._read(message["files"], language)
+        self._check(message["text"], frames, bubbles)
         turn = self.make_turn(message["text"], tuple(frames), *choices)
-        assistant = yield from self._wait_for_weights()
+        assistant = yield from self._wait_for_weights(choices)
         question = display.question_bubbles(assistant.request(turn), frames, language)
         emptied = gr.MultimodalTextbox({"text": "", "files": []}, **_BUSY)
-        yield {self.bubbles: [*bubbles, *question], self.box: emptied, self.received: True}
+        yield {self.bubbles: [*bubbles, *question, *notices], self.box: emptied, self.received: True}
 
-    def _answer(self, bubbles: list[Bubble], language: str) -> Iterator[Update]:
-        """Stream the answer to the last bubble."""
+    def _answer(
+        self, bubbles: list[Bubble], language: str, choices: Sequence, chosen: tuple[int, ...] = ()
+    ) -> Iterator[Update]:
+        """Stream the answer to the last question, from the `chosen` frames where a person named some."""
         started = time.monotonic()
         yield {self.bubbles: bubbles, self.box: gr.MultimodalTextbox(**_BUSY), self.status: _looking(started)}
-        assistant = yield from self._wait_for_weights()
-        history, turn = display.conversation(bubbles)
-        images = sum(len(each.frames) for each in [*history, turn] if isinstance(each, Turn))
+        assistant = yield from self._wait_for_weights(choices)
+        history, turn = self._conversation(bubbles)
+        if chosen:
+            turn = replace(turn, chosen=chosen)
+        images = len(frames_in_view(history, turn))
         shown = 0.0
-        with closing(assistant.stream(turn, history, self.settings)) as replies:
+        with closing(assistant.stream(turn, history, self._settings(choices))) as replies:
             for reply in replies:
                 if reply.finished or time.monotonic() - shown > _SHOW_EVERY:
                     shown = time.monotonic()
-                    answer = display.answer_bubbles(reply, images, language)
+                    answer = self._shown(reply, bubbles, images, language)
                     yield {self.bubbles: [*bubbles, *answer], self.status: _progress(reply, started)}
         yield self._ready(_summary(reply, started))
 
-    def _wait_for_weights(self) -> Generator[Update, None, Assistant]:
+    def _wait_for_weights(self, choices: Sequence) -> Generator[Update, None, Assistant]:
         """The assistant, when it is there; NotOpened when it will never be."""
         started = time.monotonic()
-        while not self.opening.wait(_WAIT):
+        opening = self._opening(choices)
+        while not opening.wait(_WAIT):
             yield {self.status: both("status_loading", seconds=f"{time.monotonic() - started:.0f}")}
-        return self.opening.require()
+        return opening.require()
 
     def _never_raise(
         self, updates: Iterator[Update], language: str, asked: list[Bubble] | None = None

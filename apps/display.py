@@ -25,6 +25,8 @@ from imaging.frame import Frame
 Bubble = dict  # a message of gr.Chatbot: {"role", "content": [parts], "metadata"}
 
 ASIDE = "aside"  # id of a bubble that is ours, not the model's: a notice or an error
+ON_FILES = "files"  # id of a notice that belongs to the question above it: a file that was left out
+STEP = "frames"  # id of the step that shows which frames were looked at, with what was chosen behind a colon
 
 
 class Expired(FileNotFoundError):
@@ -54,9 +56,9 @@ def answer_bubbles(reply: Reply, images: int, language: str) -> list[Bubble]:
     return bubbles
 
 
-def aside(words: str) -> Bubble:
+def aside(words: str, kind: str = ASIDE) -> Bubble:
     """A bubble that speaks for the page. Plain and open: Gradio would fold a titled one away."""
-    return {"role": "assistant", "content": f"⚠️ {words}", "metadata": {"id": ASIDE}}
+    return {"role": "assistant", "content": f"⚠️ {words}", "metadata": {"id": kind}}
 
 
 def unfamiliar(indices: Sequence[int], images: int, language: str) -> str:
@@ -100,8 +102,21 @@ def question_at(bubbles: Sequence[Bubble], index: int) -> tuple[int, int]:
     return begins, asked
 
 
+def answer_begins(bubbles: Sequence[Bubble], asked: int) -> int:
+    """Where the answer to the question at `asked` begins: after what was said on its files."""
+    begins = asked + 1
+    while begins < len(bubbles) and mark(bubbles[begins]) == ON_FILES:
+        begins += 1
+    return begins
+
+
+def mark(bubble: Bubble) -> str:
+    """A bubble's id: ours where it has one of the three above, else empty."""
+    return str((bubble.get("metadata") or {}).get("id") or "")
+
+
 def _is_aside(bubble: Bubble) -> bool:
-    return (bubble.get("metadata") or {}).get("id") == ASIDE
+    return mark(bubble).partition(":")[0] in (ASIDE, ON_FILES, STEP)
 
 
 def words(bubble: Bubble) -> str:

@@ -6,7 +6,7 @@ Also the endpoint `/report` for programs. Knows the page's choices and examples;
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +60,9 @@ def make_turn(words: str, frames: tuple[Frame, ...], task: str, organ: str, lang
     return Turn(words, frames, task, None if organ == ANY_ORGAN else organ, language)
 
 
-def build(opening: Opening, language: gr.components.Component) -> gr.components.Component:
+def build(openings: Mapping[str, Opening], language: gr.components.Component) -> gr.components.Component:
     """Place the page in the current layout and connect it; returns the choice of the answer's language."""
+    opening = openings["echovlm"]
     chat = Chat(opening, "report", make_turn)
     with gr.Column(elem_classes="chat-page"):
         chat.place_bubbles()

@@ -1,4 +1,4 @@
-// Two things Gradio leaves out for the pictures of a conversation.
+// Three things Gradio leaves out for the pictures of a conversation.
 (names) => {
   // Alternative text: the number of the picture in the whole conversation, as the stylesheet shows it to the eye.
   const describe = () => {
@@ -25,4 +25,14 @@
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => attach(event, event.dataTransfer?.files));
   document.addEventListener("paste", (event) => attach(event, event.clipboardData?.files));
+
+  // A click on a frame of a step goes to the page's hidden field, with the time, so that it can be clicked again.
+  // Not while an answer is being written: Stop comes first.
+  document.addEventListener("click", (event) => {
+    const frame = event.target.closest(".conversation .frames button.frame");
+    const field = document.querySelector("#chat-pick textarea, #chat-pick input");
+    if (!frame || !field || document.querySelector("#chat-box .stop-button")) return;
+    field.value = `${frame.value} ${Date.now()}`;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  });
 }

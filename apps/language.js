@@ -22,5 +22,5 @@ async (mode) => {
   const core = assets.find((name) => /\/assets\/core-[^/]+\.js/.test(name));
   if (core) (await import(core)).changeLocale(language === "zh" ? "zh-CN" : "en");
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
-  return [language, language];
+  return language;
 }

@@ -50,12 +50,13 @@ def both(key: str, **values: object) -> str:
     return "".join(f'<span lang="{each}">{text(key, each, **safe)}</span>' for each in LANGUAGES)
 
 
-def script(mode: str) -> str:
+def script(mode: str, outputs: int) -> str:
     """JavaScript for a Gradio event: "load" picks the visitor's language, "toggle" the other one.
 
-    Returns the language ("zh" or "en") to the event's outputs, twice: the page's, and the one to answer in.
+    Returns the language ("zh" or "en") to each of the event's outputs: the page's, and those to answer in.
     """
-    return f"async () => await ({(_FOLDER / 'language.js').read_text('utf-8')})('{mode}')"
+    switch = f"({(_FOLDER / 'language.js').read_text('utf-8')})('{mode}')"
+    return f"async () => Array({outputs}).fill(await {switch})"
 
 
 def images_script() -> str:

@@ -1,7 +1,7 @@
 """The whole page: header, research-use strip, tabs; and how it is launched.
 
-One `gr.Blocks`, one tab per system. Adding one is a line in TABS and a module with a `build(opening,
-language)`.
+One `gr.Blocks`, one tab per way of working. Adding one is a line in PAGES and a module with a
+`build(openings, language)`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ from typing import Any
 
 import gradio as gr
 
-from apps import echovlm, privacy
+from apps import echovlm, llava_ultra, privacy
 from apps.language import LANGUAGES, both, images_script, label, script, text, translations
 from apps.opening import Opening
 
-TABS = {"echovlm": ("report", echovlm.build)}  # assistant → name of its tab, and what builds it
+# name of a tab, the assistants that can serve it (the first one there is its default), what builds it
+PAGES = (
+    ("report", ("echovlm",), echovlm.build),
+    ("chat", ("llava_ultra", "echovlm"), llava_ultra.build),
+)
+ASSISTANTS = ("echovlm", "llava_ultra")  # all of them, in the order of their badges
 
 _FOLDER = Path(__file__).parent
 _FONT = ["system-ui", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
@@ -39,7 +44,7 @@ class Page(gr.Blocks):
 
 
 def compose(openings: Mapping[str, Opening]) -> Page:
-    """The page for these assistants, in TABS' order. Weights may still be loading."""
+    """The page for these assistants: every tab that one of them can serve. Weights may still be loading."""
     with Page(
         title="超声助手 · Ultrasound Assistant",
         analytics_enabled=False,
@@ -54,15 +59,15 @@ def compose(openings: Mapping[str, Opening]) -> Page:
         notices = gr.HTML(_notices(openings), elem_id="notices")
         with gr.Tabs(elem_id="tabs"):
             answers = []
-            for name, opening in openings.items():
-                tab, build = TABS[name]
-                with gr.Tab(label(f"tab_{tab}"), id=tab):
-                    answers.append(build(opening, language))
+            for tab, names, build in PAGES:
+                if able := {name: openings[name] for name in names if name in openings}:
+                    with gr.Tab(label(f"tab_{tab}"), id=tab):
+                        answers.append(build(able, language))
         gr.HTML(f'<p class="privacy">{both("privacy")}</p>')
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        page.load(None, None, [language, *answers], js=script("load"), **quiet)
+        page.load(None, None, [language, *answers], js=script("load", 1 + len(answers)), **quiet)
         page.load(None, None, None, js=images_script(), **quiet)
-        switch.click(None, None, [language, *answers], js=script("toggle"), **quiet)
+        switch.click(None, None, [language, *answers], js=script("toggle", 1 + len(answers)), **quiet)
         watch = gr.Timer(1.0)
         watch.tick(lambda: _watch(openings), None, [badges, notices, watch], queue=False, **quiet)
     return page

@@ -17,6 +17,7 @@ from typing import Protocol
 from imaging.frame import Frame
 
 NAMES = ("echovlm", "llava_ultra", "qbench", "abvlm_q")
+_DEMO = Path(__file__).parents[1] / "weights" / "demo"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Turn:
 
     `task` is "report", "diagnosis" or "vqa" (a question); `organ` is one of the assistant's organs or None
     to let the model say; `language` is "zh" or "en", the language of the answer. An empty `text` stands for
-    the task's standard request.
+    the task's standard request. `chosen` holds the frames that a person wants the answer from, as indices
+    into all frames in view, oldest first; empty leaves the choice to the assistant.
     """
 
     text: str = ""
@@ -33,6 +35,7 @@ class Turn:
     task: str = "vqa"
     organ: str | None = None
     language: str = "en"
+    chosen: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,15 @@ class Settings:
     """How to generate. Greedy by default, as EchoVLM's paper evaluates ("Implementation Details").
 
     `max_pixels` is the budget per image, 392 x 392 as in EchoVLM's Table 8; None keeps the checkpoint's own.
+    `keep` is how many of the frames in view the language model may read, the assistant choosing which; None
+    leaves it to the assistant (LLaVA-Ultra's weights say a number, the others read all).
     """
 
     max_new_tokens: int = 512
     temperature: float = 0.0
     max_pixels: int | None = 392 * 392
     seed: int | None = None
+    keep: int | None = None
 
 
 class Assistant(Protocol):
@@ -93,6 +99,12 @@ class Assistant(Protocol):
         The turns share no history. One that cannot be answered fails the whole call with its own error.
         """
         ...
+
+
+def demo_weights(name: str) -> Path | None:
+    """The folder of an assistant's demo weights; None where this copy of the suite has none."""
+    folder = _DEMO / name
+    return folder if (folder / "config.json").is_file() else None
 
 
 def open_assistant(

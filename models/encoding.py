@@ -124,6 +124,13 @@ class Encoder:
         pictures = [Image.fromarray(frame.pixels) for frame in frames]
         return dict(self.image_processor(pictures, size=size, return_tensors="pt"))
 
+    def words(self, text: str) -> torch.Tensor:
+        """The ids [L] of a text alone, without the template; control tokens typed into it are plain text."""
+        with self._tokenizing:
+            return torch.tensor(
+                self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            )
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -36,6 +36,7 @@ MAKERS = {  # the module whose `make` draws the task; tasks of one maker share t
     "diagnosis": "simulator.examinations",
     "vqa": "simulator.examinations",
     "cine": "simulator.cine",
+    "group": "simulator.group",
     "plane": "simulator.planes",
     "quality": "simulator.quality",
     "compare": "simulator.quality",

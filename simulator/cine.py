@@ -79,7 +79,7 @@ def chord(position_mm: float, radius_mm: float) -> float:
 def make(order: Order, number: int) -> Examined:
     """Loop `number` of the order: `order.frames` pictures, `order.rows` questions about the finding."""
     rng = np.random.default_rng([order.seed, number])
-    examination = _one_view(sample_examination(rng, order.organ), rng)
+    examination = one_view(sample_examination(rng, order.organ), rng)
     sweep = sample_sweep(rng, examination, order.frames)
     pictures = draw_sweep(examination, sweep)
     areas = np.array([(picture.labels == LESION).sum() for picture in pictures])
@@ -135,7 +135,7 @@ def draw_sweep(examination: Examination, sweep: Sweep) -> list[Picture]:
     return pictures
 
 
-def _one_view(examination: Examination, rng: np.random.Generator) -> Examination:
+def one_view(examination: Examination, rng: np.random.Generator) -> Examination:
     """The same body, seen in one view without Doppler: one that shows the lesion where there is one."""
     lesion = examination.lesion
     names = views_of_lesion(examination.organ, lesion) if lesion else list(VIEWS[examination.organ])

@@ -43,18 +43,28 @@ class Question:
 def report(exam: Examination, language: str, rng: np.random.Generator) -> str:
     """Findings and impression, under their two headings."""
     text = _Writer(exam, language, rng)
-    findings = text.say(text.organ["measures"])
+    found = _findings(text)
+    impression = text.say(text.wording["impression_normal" if exam.lesion is None else "impression_lesion"])
+    return text.wording["report"].format(findings=found, impression=impression)
+
+
+def findings(exam: Examination, language: str, rng: np.random.Generator) -> str:
+    """The findings alone, without their heading: what was seen and measured, and no conclusion."""
+    return _findings(_Writer(exam, language, rng))
+
+
+def _findings(text: _Writer) -> str:
+    exam = text.exam
+    found = text.say(text.organ["measures"]) + text.gap
     if exam.lesion is None:
-        findings += text.gap + text.say(text.organ["absence"])
+        found += text.say(text.organ["absence"])
         if any(view.doppler for view in exam.views):
-            findings += text.gap + text.say(text.wording["doppler_normal"])
-        impression = text.say(text.wording["impression_normal"])
+            found += text.gap + text.say(text.wording["doppler_normal"])
     else:
-        findings += text.gap + text.say(text.wording["lesion_sentence"])
+        found += text.say(text.wording["lesion_sentence"])
         if exam.lesion.vascularity is not None:
-            findings += text.gap + text.say(text.wording["doppler"])
-        impression = text.say(text.wording["impression_lesion"])
-    return text.wording["report"].format(findings=findings, impression=impression)
+            found += text.gap + text.say(text.wording["doppler"])
+    return found
 
 
 def diagnosis(exam: Examination, language: str, rng: np.random.Generator) -> str:

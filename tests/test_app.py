@@ -45,8 +45,8 @@ def client(server):
 # ---- the endpoint
 
 
-def test_report_is_the_only_endpoint(client):
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/report"}
+def test_there_is_an_endpoint_for_each_tab_and_no_other(client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/report", "/chat"}
     assert not client.view_api(return_format="dict")["unnamed_endpoints"]
 
 

@@ -4,11 +4,11 @@ import pytest
 import tiny
 
 from assistants.base import Reply, Turn
+from assistants.conversation import frames_in_view
 from assistants.echovlm.prompts import (
     LANGUAGES,
     TASKS,
     build_messages,
-    frames_in_view,
     organs,
     request,
     standard_request,

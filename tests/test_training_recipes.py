@@ -160,14 +160,6 @@ def test_sigterm_ends_the_command_with_a_sentence_and_resume_goes_on(material, t
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
-@pytest.mark.parametrize("name", ["llava_ultra_align.yaml", "llava_ultra_instruct.yaml"])
-def test_llava_ultra_is_checked_and_says_what_it_waits_for(tmp_path, capsys, name):
-    assert read_recipe(RECIPES / name).stages
-    assert main([str(RECIPES / name), "--output", str(tmp_path / "out")]) == 2
-    assert "needs the LLaVA-Ultra model, which this version does not have yet" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 # --- the papers' numbers -----------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@ teaches only what it names; a run that was stopped goes on."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,18 @@ def test_a_stage_that_has_not_begun_may_change(small, tmp_path):
     begin(replace(recipe, weights="elsewhere", stages=(recipe.stages[0], *longer[1:])), tmp_path)
     with pytest.raises(OtherRecipe, match="stages.vision.schedule.steps was 2, is 7"):
         begin(replace(recipe, stages=tuple(longer)), tmp_path)
+
+
+def test_a_key_that_came_later_counts_as_its_default(small, tmp_path):
+    _, recipe = small
+    begin(recipe, tmp_path)
+    path = tmp_path / "recipe.json"
+    older = json.loads(path.read_text("utf-8"))
+    assert older.pop("keep_features") is True and older.pop("gradient_checkpointing") is False
+    path.write_text(json.dumps(older))
+    with pytest.raises(OtherRecipe, match="keep_features was False, is True") as refused:
+        begin(recipe, tmp_path)
+    assert "gradient_checkpointing" not in str(refused.value)
 
 
 def test_the_tokenizer_reads_more_than_the_cases(small, weights):

@@ -10,12 +10,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
-from training.recipe import Recipe
+from training.loop import Schedule
+from training.recipe import Lora, Recipe, StageRecipe
 
 MAY_CHANGE = ("name", "weights")
+# What a key stood for before there was such a key.
+DEFAULTS = {
+    field.name: field.default
+    for kind in (Recipe, StageRecipe, Schedule, Lora)
+    for field in fields(kind)
+    if field.default is not MISSING
+}
 
 
 class OtherRecipe(ValueError):
@@ -46,11 +54,11 @@ def _fixed(values: dict, output: Path) -> dict:
 
 
 def _differences(before: object, now: object, where: str = "") -> Iterator[str]:
-    """ "stages.vision.schedule.minutes was 75, is 60" for every key that is not the same; None where a key is
-    missing."""
+    """ "stages.vision.schedule.minutes was 75, is 60" for every key that is not the same."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         if before != now:
             yield f"{where} was {before!r}, is {now!r}"
         return
     for key in [*before, *(key for key in now if key not in before)]:
-        yield from _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
+        was = before.get(key, DEFAULTS.get(key))
+        yield from _differences(was, now.get(key), f"{where}.{key}".lstrip("."))

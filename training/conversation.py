@@ -58,7 +58,8 @@ class Conversations:
         images = self._images(picked[0].images)
         history: list[Turn | Reply] = []
         for k, case in enumerate(picked):
-            history += [_turn(case, len(images["image_grid_thw"]) if k == 0 else 0, rng), Reply(case.answer)]
+            count = len(images["image_grid_thw"]) if k == 0 else 0
+            history += [as_turn(case, count, rng), Reply(case.answer)]
         messages = build_messages(history[:-2], history[-2])
         answer = {"role": "assistant", "content": [{"type": "text", "text": picked[-1].answer}]}
         return self.encoder.encode_text([*messages, answer], images, learn=True)
@@ -87,7 +88,7 @@ def _is_lettered(case: Case) -> bool:
     return case.answer_type == "closed" and "\nB." in (case.question or "")
 
 
-def _turn(case: Case, images: int, rng: np.random.Generator) -> Turn:
+def as_turn(case: Case, images: int, rng: np.random.Generator) -> Turn:
     """The case's request, or the assistant's standard wording; of the frames only the number matters here."""
     standard = case.task in ("report", "diagnosis") and rng.random() < STANDARD_WORDING
     return Turn(
@@ -111,7 +112,7 @@ class SeenImages:
         first = self._look(tower, encoder, self.paths[:1])
         shape = (len(self.paths), *first[0].shape)
         self.grid = encoder.encode_images(load_frames(self.paths[:1]))["image_grid_thw"][0]
-        done = folder / f"seen-{_mark(tower)}.npy"  # another tower sees something else
+        done = folder / f"seen-{mark(tower)}.npy"  # another tower sees something else
         if not done.exists():
             writing = np.lib.format.open_memmap(folder / "seen.writing.npy", "w+", np.float16, shape)
             for i in tqdm(range(0, len(self.paths), 32), desc="vision features", mininterval=10):
@@ -140,7 +141,7 @@ class SeenImages:
         return {"pixel_values": torch.from_numpy(rows), "image_grid_thw": self.grid.repeat(len(paths), 1)}
 
 
-def _mark(tower: nn.Module) -> str:
+def mark(tower: nn.Module) -> str:
     """Twelve letters that change when any of the tower's parameters does."""
     sums = torch.stack([p.detach().double().abs().sum().cpu() for p in tower.parameters()])
     return hashlib.sha256(sums.numpy().tobytes()).hexdigest()[:12]

@@ -17,17 +17,20 @@ from pathlib import Path
 import yaml
 
 from assistants.echovlm.configuration import MIXTURE_FIELDS
+from assistants.llava_ultra.configuration import LlavaUltraConfig
 from training.loop import Schedule
 
 PRECISIONS = ("no", "bf16", "fp16")
-KINDS = ("vision_warmup", "captions", "moe", "instruct", "lora", "llava_align", "llava_instruct")
+OF_LLAVA_ULTRA = ("contrast", "masks", "llava_language", "llava_align", "llava_instruct")
+KINDS = ("vision_warmup", "captions", "moe", "instruct", "lora", *OF_LLAVA_ULTRA)
 WITH_LORA = ("instruct", "lora", "llava_instruct")
-# Kinds whose model this version has not got: recipes of them are checked, and not run.
-WAITING = {kind: "the LLaVA-Ultra model" for kind in ("llava_align", "llava_instruct")}
+WITH_DISTILLATION = ("llava_instruct",)
+ULTRA_FIELDS = tuple(LlavaUltraConfig.__annotations__)
+BESIDE_THE_BASE = ("base", "clip", "sam")  # arguments of assistants.llava_ultra.published.open_published
 
 _ABOVE_ZERO = (
     "steps epochs batch_size accumulation learning_rate gradient_clip checkpoint_every minutes rank alpha "
-    "vocabulary max_pixels max_length"
+    "vocabulary max_pixels max_length sharpness"
 ).split()
 _SHARES = ("warmup_ratio", "dropout", "familiarity_quantile")  # from 0 to below 1
 
@@ -48,12 +51,18 @@ class Lora:
 
 @dataclass(frozen=True)
 class StageRecipe:
-    """One stage: `kind` says what learns (`training.stages`), `schedule` how long and how fast."""
+    """One stage: `kind` says what learns (`training.stages`), `schedule` how long and how fast.
+
+    `distillation` is the weight of Eq. 5 beside the answers' loss; 0 leaves the frame score to itself.
+    `sharpness` is the power that Eq. 5's Norm takes the attention shares to; 1 leaves them as they are.
+    """
 
     name: str
     kind: str
     schedule: Schedule
     lora: Lora | None = None
+    distillation: float | None = None
+    sharpness: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,10 @@ class Recipe:
     pass, make the familiarity statistics. `max_pixels` is the budget of one image and `max_length` of one
     conversation in tokens; None leaves both to the weights. `keep_features` computes what a frozen vision
     tower sees once for each image; the images must have one size then. `weights` is the place for --publish.
+
+    Of LLaVA-Ultra, `ultra` holds the fields of LlavaUltraConfig beside vision and text of a fresh model, or
+    what `published.open_published` takes beside the base (sam, clip, base, fields); `groups` is a second
+    order of the simulator, cases of several frames; all its stages learn from both.
     """
 
     name: str
@@ -82,6 +95,8 @@ class Recipe:
     vision: dict[str, object] | None = None
     text: dict[str, object] | None = None
     mixture: dict[str, object] | None = None
+    ultra: dict[str, object] | None = None
+    groups: dict[str, object] | None = None
     held_out: dict[str, object] | None = None
     familiarity_quantile: float | None = None
     max_pixels: int | None = None
@@ -89,6 +104,11 @@ class Recipe:
     gradient_checkpointing: bool = False
     keep_features: bool = False
     weights: str | None = None
+
+    @property
+    def of_llava_ultra(self) -> bool:
+        """Whether its stages teach a LLaVA-Ultra."""
+        return any(stage.kind in OF_LLAVA_ULTRA for stage in self.stages)
 
 
 def read_recipe(path: Path, *, base: str | None = None, cases: list[str] | None = None) -> Recipe:
@@ -145,6 +165,11 @@ def _stage(path: Path, where: str, raw: dict, seed: int) -> StageRecipe:
         raise RecipeError(
             f"{path}: {where}.lora: the kind {kind} {'needs it' if kind in WITH_LORA else 'has none'}"
         )
+    if ("distillation" in raw) != (kind in WITH_DISTILLATION):
+        needs = "needs it" if kind in WITH_DISTILLATION else "has none"
+        raise RecipeError(f"{path}: {where}.distillation: the kind {kind} {needs}")
+    if "sharpness" in raw and kind not in WITH_DISTILLATION:
+        raise RecipeError(f"{path}: {where}.sharpness: the kind {kind} has none")
     if "lora" in parts:
         _check_pattern(path, f"{where}.lora.targets", parts["lora"].targets)
     return _build(StageRecipe, path, where, raw | parts)
@@ -176,6 +201,25 @@ def _complaint(recipe: Recipe) -> str | None:
             return f"mixture.{key}: unknown key; known are {', '.join(sorted(MIXTURE_FIELDS))}"
     if (recipe.held_out is None) != (recipe.familiarity_quantile is None):
         return "held_out, familiarity_quantile: give both or neither"
+    return _complaint_about_ultra(recipe)
+
+
+def _complaint_about_ultra(recipe: Recipe) -> str | None:
+    """What does not go together where a stage teaches LLaVA-Ultra, or an entry is for it alone."""
+    ours = [stage.kind in OF_LLAVA_ULTRA for stage in recipe.stages]
+    if any(ours) != all(ours):
+        return f"stages: the kinds {', '.join(OF_LLAVA_ULTRA)} teach another model than the rest"
+    for key in ("ultra", "groups"):
+        if getattr(recipe, key) is not None and not any(ours):
+            return f"{key}: only the kinds {', '.join(OF_LLAVA_ULTRA)} have a use for it"
+    for key in ("max_pixels", "held_out", "mixture"):
+        if getattr(recipe, key) is not None and any(ours):
+            return f"{key}: LLaVA-Ultra has no use for it"
+    known = ULTRA_FIELDS if recipe.base is None else (*ULTRA_FIELDS, *BESIDE_THE_BASE)
+    if unknown := [key for key in recipe.ultra or () if key not in known]:
+        return f"ultra.{unknown[0]}: unknown key; known are {', '.join(sorted(known))}"
+    if recipe.groups is not None and recipe.simulate is None:
+        return "groups: an order of the simulator, which goes with simulate"
     return None
 
 
@@ -205,6 +249,8 @@ def _problem(key: str, value: object, hint: object) -> str | None:
         return f"{_words(hint)}{' (YAML wants 1.0e-3, not 1e-3)' if _looks_like_a_number(value) else ''}"
     if value is None:
         return None
+    if key == "distillation" and not value >= 0:
+        return "zero or more"
     if key in _ABOVE_ZERO and not value > 0:
         return "above zero"
     if key in _SHARES and not 0 <= value < 1:

@@ -12,6 +12,7 @@ ships its adapter, too.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -35,11 +36,26 @@ from models.checkpoint import load_model, model_class_for, read_json, resolve
 from models.encoding import Encoder
 from models.familiarity import Familiarity, vision_features
 from training.begun import OtherRecipe, begin
+from training.contrast import Contrast
 from training.conversation import SeenImages, SeenTower
-from training.loop import processes, train, write_tensors
-from training.recipe import WAITING, Recipe, RecipeError, StageRecipe
-from training.stages import MIXTURE, Instructions, changed_by, describe, freeze, learn_in_float32, with_lora
+from training.frames import Examinations, SeenFrames, standing_in
+from training.loop import Stage, processes, train, write_tensors
+from training.masks import Masks
+from training.recipe import Recipe, RecipeError, StageRecipe
+from training.stages import (
+    CHOICE,
+    FUSION,
+    LANGUAGE,
+    MIXTURE,
+    Instructions,
+    changed_by,
+    describe,
+    freeze,
+    learn_in_float32,
+    with_lora,
+)
 from training.tokenizer import train_tokenizer
+from training.ultra import fresh_ultra, open_ultra
 from training.vision import VisionWarmup
 
 FAMILIAR_IMAGES = 6000  # training images behind the familiarity statistics
@@ -84,12 +100,6 @@ def _silent(line: str) -> None:
 
 def _require_inputs(recipe: Recipe, publish: bool) -> None:
     """RecipeError, in the first second, for what this machine or this version has not got."""
-    for i, stage in enumerate(recipe.stages):
-        if stage.kind in WAITING:
-            raise RecipeError(
-                f"{recipe.name}: stages[{i}].kind: {stage.kind} needs {WAITING[stage.kind]}, which this "
-                "version does not have yet. The recipe itself is sound."
-            )
     for path in recipe.cases or ():
         if not Path(path).is_file():
             raise RecipeError(f"{recipe.name}: cases: there is no file {path}; name yours with --cases")
@@ -99,7 +109,9 @@ def _require_inputs(recipe: Recipe, publish: bool) -> None:
 
 def _cases(recipe: Recipe, output: Path, say: Callable[[str], None]) -> list[Case]:
     if recipe.simulate is not None:
-        return simulate(recipe.simulate, output / "cases", say)
+        cases = simulate(recipe.simulate, output / "cases", say)
+        groups = simulate(recipe.groups, output / "groups", say) if recipe.groups else []
+        return [*cases, *groups]
     cases = [case for path in recipe.cases for case in read_cases(path)]
     if not cases:
         raise RecipeError(f"{recipe.name}: cases: there is no case in {', '.join(recipe.cases)}")
@@ -111,12 +123,14 @@ def _first(
 ) -> tuple[Encoder, nn.Module]:
     """Encoder and model before the first stage."""
     if recipe.base is not None:
-        return open_base(recipe)
+        return open_ultra(recipe, processes().device, say) if recipe.of_llava_ultra else open_base(recipe)
     more = [
         case
         for i, order in enumerate(recipe.tokenizer_cases or ())
         for case in simulate(order, output / "tokenizer_cases" / str(i), say)
     ]
+    if recipe.of_llava_ultra:
+        return fresh_ultra(recipe, [*cases, *more])
     encoder = make_encoder(recipe, [*cases, *more])
     return encoder, dense_model(recipe, encoder)
 
@@ -227,7 +241,16 @@ class _Stage:
             _restore(model, self.kept)
             self.say(f"{self.stage.name}: done before")
             return model
-        teach = {"vision_warmup": self._vision, "captions": self._words, "moe": self._words}
+        teach = {
+            "vision_warmup": self._vision,
+            "captions": self._words,
+            "moe": self._words,
+            "contrast": self._tower,
+            "masks": self._tower,
+            "llava_language": self._one_frame,
+            "llava_align": self._one_frame,
+            "llava_instruct": self._choice,
+        }
         trained = teach.get(self.stage.kind, self._lora)(model)
         if trained is None:
             return None
@@ -295,10 +318,7 @@ class _Stage:
         alone = self.stage.kind == "lora"
         if not alone:
             model.config.text_config.output_router_logits = True  # the load-balancing loss, Eq. 9
-        try:
-            wrapped = with_lora(model, self.stage.lora, self.stage.schedule.seed, None if alone else MIXTURE)
-        except ValueError as error:  # peft found no layer of that name
-            raise RecipeError(f"{self.recipe.name}: {self.stage.name}: lora.targets: {error}") from error
+        wrapped = self._wrapped(model, None if alone else MIXTURE)
         changed = changed_by(wrapped)
         if not self._converse(wrapped):
             return None
@@ -307,16 +327,75 @@ class _Stage:
             self.say(f"adapter in {self.output / 'adapter'}")
         return wrapped.merge_and_unload(), changed
 
+    def _tower(self, model: nn.Module) -> tuple[nn.Module, set[str]] | None:
+        """One of LLaVA-Ultra's towers learns; what reads its answers is thrown away."""
+        clip = self.stage.kind == "contrast"
+        tower = model.model.vision_tower if clip else model.model.sam_tower
+        if tower is None:
+            raise RecipeError(
+                f"{self.recipe.name}: ultra.sam_config: it is off, and the kind masks teaches it"
+            )
+        freeze(model, None)
+        tower.requires_grad_(True)
+        changed = changed_by(model)
+        task = (Contrast if clip else Masks)(tower, self.encoder, self.cases)
+        task.module.to(processes().device)
+        samples = f"{len(task):,} {'examinations' if clip else 'images'}"
+        return (model, changed) if self._learn(task, samples) else None
+
+    def _one_frame(self, model: nn.Module) -> tuple[nn.Module, set[str]] | None:
+        """LLaVA-Ultra's projectors and fusion weight learn, the language model too where it is new."""
+        freeze(model, LANGUAGE if self.stage.kind == "llava_language" else FUSION)
+        changed = changed_by(model)
+        return (model, changed) if self._examine(model.model, model) else None
+
+    def _choice(self, model: nn.Module) -> tuple[nn.Module, set[str]] | None:
+        """LLaVA-Ultra's LoRA, projectors, fusion weight and frame score learn; LoRA is merged afterwards."""
+        wrapped = self._wrapped(model, CHOICE)
+        changed = changed_by(wrapped)
+        if not self._examine(model.model, wrapped, self.stage.distillation):
+            return None
+        return wrapped.merge_and_unload(), changed
+
+    def _examine(self, inner: nn.Module, taught: nn.Module, distillation: float | None = None) -> bool:
+        """Learn from cases of many frames; `inner` has the towers, which are frozen."""
+        seen = None
+        if self.recipe.keep_features:
+            with processes().main_process_first():
+                seen = SeenFrames(self.output / "seen", inner, self.encoder, self.cases)
+        with standing_in(inner, seen):
+            task = Examinations(
+                self.stage.name,
+                taught,
+                self.encoder,
+                self.cases,
+                distillation=distillation,
+                sharpness=self.stage.sharpness,
+                seen=seen,
+                max_length=self.recipe.max_length,
+            )
+            return self._talk(taught, task)
+
     def _converse(self, model: nn.Module, seen: SeenImages | None = None) -> bool:
+        task = Instructions(self.stage.name, model, self.encoder, self.cases, seen, self.recipe.max_length)
+        return self._talk(model, task)
+
+    def _wrapped(self, model: nn.Module, also: re.Pattern | None) -> PeftModel:
+        """The model with the stage's LoRA; what matches `also` learns in full."""
+        try:
+            return with_lora(model, self.stage.lora, self.stage.schedule.seed, also)
+        except ValueError as error:  # peft found no layer of that name
+            raise RecipeError(f"{self.recipe.name}: {self.stage.name}: lora.targets: {error}") from error
+
+    def _talk(self, model: nn.Module, task: Instructions | Examinations) -> bool:
         if self.recipe.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
-        task = Instructions(self.stage.name, model, self.encoder, self.cases, seen, self.recipe.max_length)
         whole = self._learn(task, f"{len(task):,} examinations")
         if self.recipe.gradient_checkpointing:
             model.activation_checkpointing_disable()
         return whole
 
-    def _learn(self, task: Instructions | VisionWarmup, samples: str) -> bool:
+    def _learn(self, task: Stage, samples: str) -> bool:
         """Train, or take what several processes learned before; False where it lies in pieces now."""
         self.say(f"{self.stage.name}: {describe(task.module)}; {samples}")
         learn_in_float32(task.module)

@@ -7,7 +7,15 @@
 | moe | router, experts and mixing only; every Qwen2-VL parameter is frozen | EchoVLM, stage I |
 | instruct | LoRA on vision, projector and attention; the mixture in full | EchoVLM, stage II and Table 8 |
 | lora | LoRA alone, wherever the recipe puts it; nothing else | AbVLM-Q, fine-tuning |
-| llava_align, llava_instruct | projectors, fusion, sampling, LoRA | LLaVA-Ultra, 3.1; waits for its model |
+| contrast | a CLIP tower, on images and captions | ours, for CLIP's weights |
+| masks | a SAM encoder, on the label maps | ours, for SAM's weights |
+| llava_language | language model, projectors, fusion weight; one frame a case | ours, for LLaVA-Med's |
+| llava_align | projectors and fusion weight; one frame a case | LLaVA-Ultra, 3.1, first stage |
+| llava_instruct | the same, LoRA, and the score that chooses among frames | LLaVA-Ultra, 3.1, second stage |
+
+In alignment the paper freezes the language model, which knows medicine from LLaVA-Med. A demo has no such
+weights to start from, and a frozen language model of random numbers can teach the projectors nothing:
+`llava_language` comes first, with the paper's two stages after it.
 
 For the published sizes stage I learns 28 layers x 121,135,618 = 3,391,797,304 numbers (the paper's 3.39 B):
 per layer four experts of 1408 (60,555,264), the shared expert of 5632 (60,555,264), the router (14,336), the
@@ -35,6 +43,10 @@ from training.recipe import Lora
 # All of a DualPathMoE but its static expert. The vision tower has modules called mlp, too.
 MIXTURE = re.compile(r"language_model\.layers\.\d+\.mlp\.(?!ffn\.)")
 
+FUSION = re.compile(r"\.fusion\.")  # P1, P2 and alpha of LLaVA-Ultra's Eq. 2
+LANGUAGE = re.compile(r"\.fusion\.|\.language_model\.|lm_head\.")
+CHOICE = re.compile(r"\.fusion\.|\.frame_score\.")  # with w of Eq. 3
+
 # What the printed counts call the parameters; the first pattern that is found in the name decides.
 _PARTS = (
     ("LoRA on the vision tower", r"visual\.blocks.*\.lora_"),
@@ -43,6 +55,10 @@ _PARTS = (
     ("routed experts", r"language_model.*\.mlp\.experts\."),
     ("shared experts", r"language_model.*\.mlp\.shared_expert\."),
     ("routers and mixing", MIXTURE.pattern),
+    ("projectors and fusion weight", FUSION.pattern),
+    ("frame score", r"\.frame_score\."),
+    ("CLIP's tower", r"^clip\."),
+    ("SAM's encoder", r"^sam\."),
     ("vision tower and projector", r"visual\.|^tower\."),
     ("language model", r"language_model\.|lm_head"),
 )
@@ -120,7 +136,7 @@ class Instructions(Conversations):
         max_length: int | None = None,
     ):
         """CaseError for a case without question or answer, naming it."""
-        super().__init__(name, model, encoder, [_askable(case) for case in cases], seen)
+        super().__init__(name, model, encoder, [askable(case) for case in cases], seen)
         self.max_length = max_length
 
     def weight(self, batch: Tensors) -> float:
@@ -141,7 +157,7 @@ class Instructions(Conversations):
         )
 
 
-def _askable(case: Case) -> Case:
+def askable(case: Case) -> Case:
     """A case with all that a turn needs. Tasks that EchoVLM has no standard wording for are questions."""
     task = case.task if case.task in TASKS else "vqa"
     question = case.question or ""

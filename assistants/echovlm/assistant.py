@@ -4,24 +4,35 @@ EchoVLM (2025): Qwen2-VL with a dual-path mixture of experts. Greedy decoding an
 image are the paper's (Implementation Details, Table 8) and stand in `assistants.base.Settings`.
 
 The whole story of one answer is `EchoVLMAssistant.stream`; `answer` is the same story for several turns at
-once. Knows nothing of pages, files or test sets.
+once. All images in view are read, as in the paper, unless the settings or a person say otherwise: then
+LLaVA-Ultra's choice of frames stands in front, by attention, which needs no training.
+
+Knows nothing of pages, files or test sets.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from assistants.base import Reply, Settings, Turn
+from assistants.conversation import frames_in_view, showing_only
 from assistants.echovlm import prompts
+from assistants.selection import SelectionReply, as_data, check
+from imaging.frame import Frame
 from models.backbone import Backbone
 from models.encoding import Tensors
 from models.errors import ContextOverflow, OutOfMemory
 from models.familiarity import Familiarity
+from models.feature_cache import FeatureCache
+from models.frame_choice import Selection, attention_scores, choose, overrule
 from models.registry import registry
 from models.streaming import Writer
 
@@ -30,6 +41,27 @@ DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from 
 _ROOM_TO_ANSWER = (
     128  # tokens a prompt must leave free; the shortest reports of the paper's appendix need as much
 )
+_ATTENTION_LAYERS = 2  # N of LLaVA-Ultra's Eq. 4; its paper gives no number
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One turn as the model reads it: a batch of one, the tokens it may write, and what was chosen before.
+
+    `kept` are the images that are read, as indices into all in view; `selection` is None where that is all
+    of them.
+    """
+
+    inputs: Tensors
+    budget: int
+    kept: tuple[int, ...]
+    selection: dict[str, Any] | None
+
+    def reply(self, **fields) -> Reply:
+        prompt_tokens = self.inputs["input_ids"].shape[1]
+        if self.selection is None:
+            return Reply(prompt_tokens=prompt_tokens, **fields)
+        return SelectionReply(prompt_tokens=prompt_tokens, selection=self.selection, **fields)
 
 
 class EchoVLMAssistant:
@@ -55,6 +87,7 @@ class EchoVLMAssistant:
         self.folders = (backbone.folder,)
         self._familiarity = familiarity
         self._writer = Writer(backbone.model, backbone.encoder.decode)
+        self._seen = FeatureCache()
 
     @classmethod
     def open(
@@ -84,35 +117,38 @@ class EchoVLMAssistant:
     ) -> Iterator[Reply]:
         """Answer `turn`, with the images of `history` still in view.
 
-        Raises ContextOverflow, OutOfMemory or UnusableImage, each with a text for the person who asked. An
-        empty Reply comes about four times a second while the model is busy, so that a reader can leave.
+        Raises ContextOverflow, OutOfMemory, UnusableImage or UnusableChoice, each with a text for the person
+        who asked. An empty Reply comes about four times a second while the model is busy, so that a reader
+        can leave.
         """
         settings = settings or Settings()
         started = time.monotonic()
-        inputs, budget = self._prepare(history, turn, settings)
         out_of_memory = None
         try:
-            unfamiliar = self._unfamiliar(inputs)
+            asked = self._prepare(history, turn, settings)
+            unfamiliar = _of_all(self._unfamiliar(asked.inputs), asked.kept)
             text, first_token = "", None
             for piece in self._writer.stream(
-                inputs, max_new_tokens=budget, temperature=settings.temperature, seed=settings.seed
+                asked.inputs,
+                max_new_tokens=asked.budget,
+                temperature=settings.temperature,
+                seed=settings.seed,
             ):
                 if piece.new_tokens and first_token is None:
                     first_token = time.monotonic() - started
                 text += piece.text
-                yield Reply(
+                yield asked.reply(
                     text=text,
                     finished=piece.stopped_by is not None,
                     stopped_by=piece.stopped_by,
                     unfamiliar=unfamiliar,
-                    prompt_tokens=inputs["input_ids"].shape[1],
                     new_tokens=piece.new_tokens,
                     seconds_to_first_token=first_token,
                 )
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
-            out_of_memory = self._out_of_memory(_count_images(inputs))
+            out_of_memory = self._out_of_memory(len(frames_in_view(history, turn)))
         if out_of_memory:  # raised out here, where the failed pass and its tensors are already forgotten
             raise out_of_memory
 
@@ -125,37 +161,65 @@ class EchoVLMAssistant:
         settings = settings or Settings()
         if settings.temperature > 0:
             return [list(self.stream(turn, (), settings))[-1] for turn in turns]
-        prepared = [self._prepare((), turn, settings) for turn in turns]
-        batch = self.backbone.encoder.pad([inputs for inputs, _ in prepared])
         pieces = None
         try:
+            prepared = [self._prepare((), turn, settings) for turn in turns]
+            batch = self.backbone.encoder.pad([asked.inputs for asked in prepared])
             unfamiliar = self._unfamiliar(batch)
-            pieces = self._writer.write(batch, [budget for _, budget in prepared])
+            pieces = self._writer.write(batch, [asked.budget for asked in prepared])
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
         if pieces is None:  # raised out here for the reason that `stream` has
-            raise self._out_of_memory(_count_images(batch))
-        ours = _of_each(unfamiliar, [len(turn.frames) for turn in turns])
+            raise self._out_of_memory(sum(len(turn.frames) for turn in turns))
+        ours = _of_each(unfamiliar, [len(asked.kept) for asked in prepared])
         return [
-            Reply(
+            asked.reply(
                 text=piece.text,
                 finished=True,
                 stopped_by=piece.stopped_by,
-                unfamiliar=strange,
-                prompt_tokens=inputs["input_ids"].shape[1],
+                unfamiliar=_of_all(strange, asked.kept),
                 new_tokens=piece.new_tokens,
             )
-            for piece, strange, (inputs, _) in zip(pieces, ours, prepared, strict=True)
+            for piece, strange, asked in zip(pieces, ours, prepared, strict=True)
         ]
 
-    def _prepare(
-        self, history: Sequence[Turn | Reply], turn: Turn, settings: Settings
-    ) -> tuple[Tensors, int]:
-        """What the model reads, a batch of one, and how many tokens it may write."""
-        frames = prompts.frames_in_view(history, turn)
-        inputs = self.backbone.encode(prompts.build_messages(history, turn), frames, settings.max_pixels)
-        return inputs, self._budget(inputs["input_ids"].shape[1], len(frames), settings.max_new_tokens)
+    def _prepare(self, history: Sequence[Turn | Reply], turn: Turn, settings: Settings) -> _Asked:
+        """What the model reads, once it is settled which of the images in view."""
+        frames = frames_in_view(history, turn)
+        selection = self._select(frames, turn, settings)
+        kept = tuple(range(len(frames))) if selection is None else selection.kept
+        history, turn = showing_only(history, turn, kept)
+        shown = [frames[index] for index in kept]
+        inputs = self.backbone.encode(prompts.build_messages(history, turn), shown, settings.max_pixels)
+        budget = self._budget(inputs["input_ids"].shape[1], len(shown), settings.max_new_tokens)
+        return _Asked(inputs, budget, kept, None if selection is None else as_data(selection, frames))
+
+    @torch.no_grad()
+    def _select(self, frames: Sequence[Frame], turn: Turn, settings: Settings) -> Selection | None:
+        """The images that the question's words attend to most, or a person's choice; None for all of them."""
+        wanted = settings.keep or len(frames)
+        if not turn.chosen and len(frames) <= wanted:
+            return None
+        check(frames, turn.chosen)
+        pixels = settings.max_pixels
+        features = self._seen.look(frames, lambda new: self._features(new, pixels), read_as=pixels)
+        model = self.backbone.model
+        words = self.backbone.encoder.words(self.request(turn)).to(model.device)
+        text = model.get_input_embeddings()(words)
+        features = [each.to(model.device) for each in features]
+        scores = attention_scores(features, text, model.model.language_model, _ATTENTION_LAYERS).cpu()
+        selection = choose(scores, wanted, "attention")
+        return overrule(selection, turn.chosen) if turn.chosen else selection
+
+    def _features(self, frames: Sequence[Frame], max_pixels: int | None) -> Sequence[Tensor]:
+        """The image tokens [T, D] of each frame, one pass of the vision tower for all."""
+        encoder, tower = self.backbone.encoder, self.backbone.model.model.visual
+        images = encoder.encode_images(frames, max_pixels)
+        grid = images["image_grid_thw"].to(self.backbone.model.device)
+        pixels = images["pixel_values"].to(self.backbone.model.device, tower.dtype)
+        tokens = tower(pixels, grid_thw=grid).pooler_output
+        return tokens.split((grid.prod(dim=1) // tower.spatial_merge_size**2).tolist())
 
     def _budget(self, prompt_tokens: int, images: int, wanted: int) -> int:
         """How many tokens the answer may have; ContextOverflow when a useful one no longer fits."""
@@ -190,8 +254,9 @@ class EchoVLMAssistant:
         )
 
 
-def _count_images(inputs: Tensors) -> int:
-    return len(inputs["image_grid_thw"]) if "image_grid_thw" in inputs else 0
+def _of_all(indices: Sequence[int], kept: Sequence[int]) -> tuple[int, ...]:
+    """Indices into the images that are read as indices into all in view."""
+    return tuple(kept[index] for index in indices)
 
 
 def _of_each(indices: Sequence[int], counts: Sequence[int]) -> list[tuple[int, ...]]:

@@ -11,15 +11,14 @@ it out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import yaml
 
 from assistants.base import Reply, Turn
+from assistants.conversation import alternating
 from assistants.language import language_of
-from imaging.frame import Frame
 
 TASKS = ("report", "diagnosis", "vqa")
 LANGUAGES = ("zh", "en")
@@ -71,31 +70,11 @@ def request(turn: Turn) -> str:
 def build_messages(history: Sequence[Turn | Reply], turn: Turn) -> list[dict]:
     """The conversation so far and the new turn, as messages for the weights' chat template.
 
-    A Turn becomes a user message (its images, then its words), a Reply an assistant message. A turn that
-    got no words back (stopped before the first) leaves only its images, at the head of the turn after it.
+    A Turn becomes a user message (its images, then its words), a Reply an assistant message. The images'
+    placeholders have the order of `assistants.conversation.frames_in_view`.
     """
-    conversation = _alternating(history, turn)
+    conversation = alternating(history, turn)
     return [_user(entry) if isinstance(entry, Turn) else _assistant(entry) for entry in conversation]
-
-
-def frames_in_view(history: Sequence[Turn | Reply], turn: Turn) -> list[Frame]:
-    """The frames of `build_messages`' image placeholders, in the same order: oldest first."""
-    turns = [entry for entry in _alternating(history, turn) if isinstance(entry, Turn)]
-    return [frame for each in turns for frame in each.frames]
-
-
-def _alternating(history: Sequence[Turn | Reply], turn: Turn) -> list[Turn | Reply]:
-    """Turn, Reply, …, Turn: chat templates know no two turns in a row."""
-    conversation: list[Turn | Reply] = []
-    waiting: Turn | None = None
-    for entry in [*history, turn]:
-        if isinstance(entry, Turn):
-            unanswered = waiting.frames if waiting else ()
-            waiting = replace(entry, frames=unanswered + entry.frames)
-        elif waiting and entry.text.strip():
-            conversation += [waiting, entry]
-            waiting = None
-    return [*conversation, waiting]
 
 
 def _user(turn: Turn) -> dict:

@@ -1,0 +1,214 @@
+"""The Chat page: many images of one case, a question, and an answer from the frame that shows it.
+
+LLaVA-Ultra answers where its weights are there; the frame choice also stands in front of EchoVLM, which then
+reads one frame of the case. Which it was, and how, is a step of the conversation (`apps.selection`); clicking
+another frame answers from that one.
+
+Also the endpoint `/chat` for programs. Knows the page's choices; how a conversation runs is `apps.chat`, what
+the model reads is the assistant's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Literal
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from apps import display
+from apps.chat import AT_ONCE, Chat, UnreadableUploads, explain
+from apps.display import Bubble
+from apps.language import LANGUAGES, both, label, text
+from apps.opening import Opening
+from apps.selection import chosen_before, picked, step_bubble
+from assistants.base import Reply, Settings, Turn
+from assistants.selection import MOST_FRAMES, SelectionReply
+from imaging.files import read_examination
+from imaging.frame import Frame
+from models.errors import ModelError
+
+FRAMES = {"choose": "frames_choose", "all": "frames_all"}  # how to use them → a key of texts.yaml
+NAMES = {"llava_ultra": "LLaVA-Ultra", "echovlm": "EchoVLM"}
+_NAMES_OF_LANGUAGES = {"zh": "中文", "en": "English"}
+
+
+def make_turn(words: str, frames: tuple[Frame, ...], assistant: str, use: str, language: str) -> Turn:
+    """A question, or where nothing is written a request for a report."""
+    return Turn(words, frames, "vqa" if words.strip() else "report", None, language)
+
+
+def settings_for(assistant: str, use: str) -> Settings:
+    """LLaVA-Ultra's weights say how many frames they keep; EchoVLM, which reads all by itself, keeps one."""
+    if use == "all":
+        return Settings(keep=MOST_FRAMES)
+    return Settings() if assistant == "llava_ultra" else Settings(keep=1)
+
+
+class CaseChat(Chat):
+    """A conversation about one case. Its choices: assistant, use of the frames, language of the answer."""
+
+    def __init__(self, openings: Mapping[str, Opening]):
+        super().__init__(next(iter(openings.values())), "chat", make_turn)
+        self.openings = openings
+
+    def place_box(self) -> None:
+        super().place_box()
+        self.picked = gr.Textbox(elem_id="chat-pick", visible="hidden")
+
+    def pick(self, value: str, bubbles: list[Bubble], language: str, *choices) -> Iterator[dict]:
+        """Answer a question again, from the frame that was clicked; what came after it goes."""
+        found = picked(value)
+        if found is None or not any(display.words(bubble) for bubble in bubbles[: found[0]]):
+            return
+        step, frame = found
+        _, asked = display.question_at(bubbles, step - 1)
+        kept = bubbles[: display.answer_begins(bubbles, asked)]
+        yield from self._never_raise(self._answer(kept, language, choices, (frame,)), language)
+
+    def _more_events(self, inputs: list, shown: list, running: dict) -> list:
+        return [self.picked.change(self.pick, [self.picked, *inputs], shown, **running)]
+
+    def _opening(self, choices: Sequence) -> Opening:
+        return self.openings[choices[0]]
+
+    def _settings(self, choices: Sequence) -> Settings:
+        return settings_for(choices[0], choices[1])
+
+    def _read(self, files: Sequence[str], language: str) -> tuple[list[Frame], list[Bubble]]:
+        frames, notice = read_case(files, language)
+        return frames, [display.aside(notice, display.ON_FILES)] if notice else []
+
+    def _check(self, words: str, frames: Sequence[Frame], bubbles: list[Bubble]) -> None:
+        in_view = sum(len(display.pictures(bubble)) for bubble in bubbles if bubble["role"] == "user")
+        check_case(words, len(frames) + in_view)
+
+    def _conversation(self, bubbles: list[Bubble]) -> tuple[list[Turn | Reply], Turn]:
+        """A person's choice of frame stands until new images come."""
+        history, turn = display.conversation(bubbles)
+        if not turn.frames:
+            turn = Turn(turn.text, (), turn.task, turn.organ, turn.language, chosen_before(bubbles))
+        return history, turn
+
+    def _shown(self, reply: Reply, bubbles: list[Bubble], images: int, language: str) -> list[Bubble]:
+        selection = reply.selection if isinstance(reply, SelectionReply) else None
+        step = [step_bubble(selection, bubbles, language)] if selection and images > 1 else []
+        general = [display.aside(text("no_image_in_view", language))] if not images else []
+        return [*step, *general, *display.answer_bubbles(reply, images, language)]
+
+
+def read_case(files: Sequence[str], language: str) -> tuple[list[Frame], str]:
+    """The frames of the good files, and a sentence that names the bad ones (empty where there are none).
+
+    Raises UnreadableUploads when no file is good.
+    """
+    frames, problems = read_examination(
+        files, max_frames=MOST_FRAMES, max_files=MOST_FRAMES, within=get_upload_folder()
+    )
+    if not problems:
+        return frames, ""
+    if not frames:
+        raise UnreadableUploads(problems)
+    named = " ".join(problem.message(language) for problem in problems)
+    return frames, text("left_out", language, problems=named, count=len(frames))
+
+
+def check_case(words: str, frames: int) -> None:
+    """Raise ModelError for nothing at all, or for more frames than can be compared."""
+    if not frames and not words.strip():
+        raise ModelError(*(text("nothing_asked", each) for each in ("en", "zh")))
+    if frames > MOST_FRAMES:
+        facts = {"count": frames, "limit": MOST_FRAMES}
+        raise ModelError(*(text("too_many_frames", each, **facts) for each in ("en", "zh")))
+
+
+def build(openings: Mapping[str, Opening], language: gr.components.Component) -> gr.components.Component:
+    """Place the page in the current layout and connect it; returns the choice of the answer's language."""
+    chat = CaseChat(openings)
+    with gr.Column(elem_classes="chat-page"):
+        chat.place_bubbles()
+        with gr.Column(elem_classes="empty", elem_id="chat-empty"):
+            gr.HTML(f"<h2>{both('chat_title')}</h2><p>{both('chat_text')}</p>")
+        with gr.Row(elem_classes="choices"):
+            assistant = gr.Radio(
+                [(NAMES[name], name) for name in openings],
+                value=next(iter(openings)),
+                label=label("assistant"),
+                elem_id="chat-assistant",
+                visible=len(openings) > 1,
+                min_width=180,
+            )
+            use = gr.Radio(
+                [(label(key), name) for name, key in FRAMES.items()],
+                value="choose",
+                label=label("frames"),
+                elem_id="chat-frames",
+                min_width=180,
+            )
+            answer_in = gr.Radio(
+                [(_NAMES_OF_LANGUAGES[each], each) for each in LANGUAGES],
+                value="en",
+                label=label("answer_language"),
+                elem_id="chat-language",
+                min_width=180,
+            )
+        chat.place_box()
+    chat.wire(language, [assistant, use, answer_in])
+    gr.api(_endpoint(openings), api_name="chat", concurrency_limit=AT_ONCE, concurrency_id="chat")
+    return answer_in
+
+
+def _check_choices(openings: Mapping[str, Opening], assistant: str, frames: str, language: str) -> None:
+    """Raise a ModelError that lists the choices: Gradio does not hold clients to `Literal`."""
+    for name, value, allowed in (
+        ("assistant", assistant, tuple(openings)),
+        ("frames", frames, tuple(FRAMES)),
+        ("language", language, LANGUAGES),
+    ):
+        if value not in allowed:
+            listed = ", ".join(allowed)
+            raise ModelError(
+                f"{name} {value!r} is not one of {listed}.", f"{name} 的值 {value!r} 无效，可选：{listed}。"
+            )
+
+
+def _endpoint(openings: Mapping[str, Opening]):
+    """The function behind `/chat`, typed for its clients."""
+    first = next(iter(openings))
+
+    def chat(
+        files: list[gr.FileData],
+        text: str = "",
+        assistant: Literal[tuple(NAMES)] = first,
+        frames: Literal[tuple(FRAMES)] = "choose",
+        language: Literal[LANGUAGES] = "en",
+        chosen: list[int] = (),
+    ) -> Iterator[tuple[str, dict]]:
+        """Ask about the frames of one case; yields the text so far and which frames it is written from.
+
+        The selection holds `frames`, `kept`, `scores` (relative to this case), `how` and `redundant`, with
+        frames counted from 0; it is empty where there was nothing to choose. `chosen` names frames to answer
+        from instead. Files that cannot be read are named above the text. Research use only.
+        """
+        try:
+            _check_choices(openings, assistant, frames, language)
+            while not openings[assistant].wait(1.0):
+                yield "", {}
+            case, notice = read_case([file["path"] for file in files], language)
+            check_case(text, len(case))
+            turn = make_turn(text, tuple(case), assistant, frames, language)
+            turn = Turn(turn.text, turn.frames, turn.task, None, language, tuple(chosen))
+            above = [f"⚠️ {notice}"] if notice else []
+            settings = settings_for(assistant, frames)
+            with closing(openings[assistant].require().stream(turn, (), settings)) as replies:
+                for reply in replies:
+                    said = [
+                        bubble["content"] for bubble in display.answer_bubbles(reply, len(case), language)
+                    ]
+                    yield "\n\n".join([*above, *said]), getattr(reply, "selection", None) or {}
+        except Exception as error:
+            told = language if language in LANGUAGES else "en"
+            raise gr.Error(explain(error, told), print_exception=False) from None
+
+    return chat

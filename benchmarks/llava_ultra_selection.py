@@ -1,0 +1,231 @@
+"""`python -m benchmarks.llava_ultra_selection`: which frame LLaVA-Ultra reads, and what the choice is worth.
+
+Makes groups of two to eight near-identical frames anew from a seed, one to three of them valid, a quarter
+with a lesion of at most 10 pixels (`python -m simulator --task group`), and asks for the diagnosis, with the
+site named and without. Ways to choose:
+
+    score      the feature score (Eq. 3), as the assistant chooses. Trained with Eq. 5 it is the paper's
+               Func. b, with distillation 0 its Func. a: give both weights
+    question   attention to the question (Eq. 4, training-free)
+    findings   attention to the findings, which only training has: the teacher of Eq. 5
+    random     any frame
+    valid      a valid frame: the most that a choice can bring
+    all        no choice, every frame goes to the language model
+
+First table: how often the frame is valid (Wilson 95 % intervals), and of the teacher for every N of Eq. 4.
+Second, the shape of the paper's Table 3: answers by LLaVA-Med's definitions (`eval`, profile llava), tokens
+read, and seconds from features to the first token, one case at a time. Several `--weights NAME=FOLDER` stand
+side by side; without SAM is one of another training. Seconds depend on the machine: compare within a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from assistants.base import Turn
+from assistants.llava_ultra import LlavaUltraForConditionalGeneration
+from assistants.llava_ultra.encoding import Encoder
+from assistants.llava_ultra.images import encode_frames
+from assistants.llava_ultra.published import open_published
+from eval.intervals import wilson
+from eval.pairs import Pair
+from eval.scoring import Options, score_pairs
+from imaging.case import Case, read_cases
+from imaging.files import load_frames
+from models.checkpoint import resolve
+from models.frame_choice import attention_scores
+from training.run import simulate
+
+WEIGHTS = "weights/demo/llava_ultra"
+SMALL_PX = 10.0  # long axis of a small lesion
+LONGEST_ANSWER = 96  # tokens
+BATCH = 16  # answers written at once
+COLUMNS = ("EM", "F1", "P", "R", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-uniform")
+SITES = {True: "named", False: "not named"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One set of weights under the name it has in the tables."""
+
+    name: str
+    model: LlavaUltraForConditionalGeneration
+    encoder: Encoder
+
+
+@dataclass(frozen=True)
+class Read:
+    """A case with the frames that one way chose, its prompt, and the seconds to the first token."""
+
+    case: Case
+    frames: tuple[int, ...]
+    prompt: dict[str, Tensor]
+    images: Tensor
+    seconds: float
+
+
+Way = Callable[[Opened, Case, Tensor], Sequence[int]]  # image tokens [k, T, D] of a case -> its frames
+
+
+def _score(opened: Opened, case: Case, images: Tensor) -> Sequence[int]:
+    return [int(opened.model.feature_scores(images).argmax())]
+
+
+def _attention(opened: Opened, case: Case, images: Tensor, text: str, layers: int | None = None) -> list[int]:
+    words = opened.model.get_input_embeddings()(opened.encoder.words(text).to(images.device))
+    layers = layers or opened.model.config.attention_layers
+    return [int(attention_scores(images, words, opened.model.model.language_model, layers).argmax())]
+
+
+def _random(opened: Opened, case: Case, images: Tensor, among: Sequence[int] | None = None) -> list[int]:
+    """The same frame for all weights and both requests of a case."""
+    rng = np.random.default_rng([len(images), *case.patient.encode()])
+    return [int(rng.choice(range(len(images)) if among is None else among))]
+
+
+WAYS: dict[str, Way] = {
+    "score": _score,
+    "question": lambda opened, case, images: _attention(opened, case, images, case.question),
+    "findings": lambda opened, case, images: _attention(opened, case, images, case.extra["findings"]),
+    "random": _random,
+    "valid": lambda opened, case, images: _random(opened, case, images, case.valid_images),
+    "all": lambda opened, case, images: range(len(images)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.llava_ultra_selection",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--cases", type=int, default=500, help="groups of frames (default 500)")
+    parser.add_argument("--seed", type=int, default=20261, help="of the cases; training used 1 and 11")
+    parser.add_argument("--weights", nargs="+", default=[f"demo={WEIGHTS}"], metavar="NAME=FOLDER")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--output", type=Path, help="folder for the cases")
+    args = parser.parse_args()
+    opened = [_open(*words.partition("=")[::2]) for words in args.weights]
+    with tempfile.TemporaryDirectory() as folder:
+        cases = _cases(args.output or Path(folder), args.cases, args.seed)
+        compare(opened, cases, args.ways, print)
+
+
+def _open(name: str, folder: str) -> Opened:
+    model = open_published(resolve(folder)).model
+    return Opened(name, model, Encoder.open(resolve(folder), model.config))
+
+
+def _cases(folder: Path, count: int, seed: int) -> list[Case]:
+    order = {"cases": count, "seed": seed, "task": ["group"], "rows": 2, "quiet": True}
+    simulate(order, folder, lambda line: None)
+    return read_cases(folder / "cases.jsonl")
+
+
+@torch.no_grad()
+def compare(
+    opened: Sequence[Opened], cases: Sequence[Case], ways: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Print both tables for all weights and ways."""
+    say(f"{len({case.images for case in cases})} groups, {len(cases)} requests\n")
+    say("| weights | choice | valid | lesion <= 10 px | larger |\n|---|---|---|---|---|")
+    scored = []
+    for one in opened:
+        features = {case.images: _features(one, case) for case in tqdm(cases, desc=one.name, mininterval=10)}
+        for way in ways:
+            read = [_read(one, way, case, features[case.images]) for case in cases]
+            if way != "all":
+                say(_validity(one.name, way, ((each.case, each.frames[0]) for each in read)))
+            scored += _answers(one, way, read)
+        for layers in range(1, one.model.config.text_config.num_hidden_layers + 1):
+            choose = partial(_attention, one, layers=layers)
+            hits = [(c, choose(c, features[c.images], c.extra["findings"])[0]) for c in cases]
+            say(_validity(one.name, f"findings, N = {layers}", hits))
+    say(_validity("", "chance", ((case, None) for case in cases)))
+    head = " | ".join(COLUMNS)
+    say(f"\n| weights | choice | site | {head} | tokens | s |\n|{'---|' * (len(COLUMNS) + 5)}")
+    for line in scored:
+        say(line)
+
+
+def _features(one: Opened, case: Case) -> Tensor:
+    """Image tokens [k, T, D] of a case's frames."""
+    frames = load_frames(case.images)
+    return one.model.image_features(**encode_frames(frames, one.model.config))
+
+
+def _read(one: Opened, way: str, case: Case, images: Tensor) -> Read:
+    """Choose, and write the first token."""
+    begun = time.perf_counter()
+    frames = tuple(WAYS[way](one, case, images))
+    kept = images[list(frames)]
+    turn = Turn(case.question, (None,) * len(frames), "diagnosis", None, case.language)
+    prompt = one.encoder.encode([turn])
+    one.model(**prompt, image_features=kept, logits_to_keep=1)
+    return Read(case, frames, prompt, kept, time.perf_counter() - begun)
+
+
+def _validity(name: str, way: str, chosen: Iterable[tuple[Case, int | None]]) -> str:
+    """One line: the share of cases whose frame is valid; without a frame, the mean share of valid ones."""
+    hits: dict[bool, list[float]] = {True: [], False: []}
+    for case, frame in chosen:
+        share = len(case.valid_images) / len(case.images) if frame is None else frame in case.valid_images
+        hits[case.extra["lesion_px"] <= SMALL_PX].append(float(share))
+    cells = [_share(found, way == "chance") for found in (hits[True] + hits[False], hits[True], hits[False])]
+    return f"| {name} | {way} | {' | '.join(cells)} |"
+
+
+def _share(hits: Sequence[float], plain: bool) -> str:
+    if not hits:
+        return "–"
+    text = f"{100 * np.mean(hits):.1f} % of {len(hits)}"
+    if plain:
+        return text
+    low, high = (100 * limit for limit in wilson(int(sum(hits)), len(hits)))
+    return f"{text} ({low:.1f}–{high:.1f})"
+
+
+def _answers(one: Opened, way: str, read: Sequence[Read]) -> list[str]:
+    """Lines of the second table: the answers of one way, with the site named and without."""
+    pairs = []
+    for first in tqdm(range(0, len(read), BATCH), desc=f"{one.name} {way}", mininterval=10):
+        some = read[first : first + BATCH]
+        for each, text in zip(some, _write(one, some), strict=True):
+            values = {"site": SITES[each.case.extra["site_named"]], "answer_type": "open"}
+            patient = {"patient": each.case.patient}
+            pairs.append(Pair(each.case.id, text, (each.case.answer,), values | patient))
+    options = Options(profiles=("llava",), sections=("llava",), group_by="site", cluster="patient")
+    groups = {group.name: group.cells for group in score_pairs(pairs, options).sections[0].groups}
+    lines = []
+    for named, site in SITES.items():
+        some = [each for each in read if each.case.extra["site_named"] == named]
+        if some:
+            figures = [f"{groups[site][column].value:.1f}" for column in COLUMNS]
+            tokens = np.mean([each.prompt["input_ids"].shape[1] for each in some])
+            seconds = np.median([each.seconds for each in some])
+            line = [one.name, way, site, *figures, f"{tokens:.0f}", f"{seconds:.3f}"]
+            lines.append(f"| {' | '.join(line)} |")
+    return lines
+
+
+def _write(one: Opened, some: Sequence[Read]) -> list[str]:
+    """The answers to several prompts, greedy."""
+    batch = one.encoder.pad([each.prompt for each in some])
+    images = torch.cat([each.images for each in some])
+    ids = one.model.generate(**batch, image_features=images, max_new_tokens=LONGEST_ANSWER, do_sample=False)
+    return [one.encoder.decode(row) for row in ids[:, batch["input_ids"].shape[1] :].tolist()]
+
+
+if __name__ == "__main__":
+    main()

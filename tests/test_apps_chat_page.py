@@ -1,0 +1,219 @@
+"""The Chat page's own ways: which frames, said how; a click on another; broken files among good ones."""
+
+import os
+import re
+from pathlib import Path
+
+import gradio as gr
+import pages
+import pytest
+import tiny
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from apps import display
+from apps.llava_ultra import CaseChat, settings_for
+from apps.opening import Opening
+from apps.selection import chosen_before, picked, step_bubble
+from assistants.base import Reply
+from assistants.selection import MOST_FRAMES, SelectionReply
+
+SELECTION = {"frames": 3, "kept": [2], "scores": [0.1, 0.2, 0.7], "how": "attention", "redundant": [[0, 1]]}
+CHOICES = ("echovlm", "choose", "en")
+
+
+def replies(**changes):
+    chosen = SELECTION | changes
+    return SelectionReply("A cyst.", finished=True, stopped_by="end", new_tokens=3, selection=chosen)
+
+
+def conversation(assistant):
+    with gr.Blocks():
+        chat = CaseChat({"echovlm": pages.ready(assistant)})
+        chat.place_bubbles()
+        chat.place_box()
+    return chat
+
+
+def final_of(updates, chat, bubbles=()):
+    final = {chat.bubbles: list(bubbles)}
+    for update in updates:
+        final |= update
+    return final
+
+
+def send(chat, files=(), words="", bubbles=(), language="en"):
+    message = {"text": words, "files": list(files)}
+    final = final_of(chat.receive(message, list(bubbles), language, *CHOICES), chat, bubbles)
+    asked = final[chat.bubbles]
+    return final | final_of(chat.answer(final[chat.received], asked, language, *CHOICES), chat, asked)
+
+
+def upload(name, seed=0):
+    folder = Path(os.environ["GRADIO_TEMP_DIR"]) / "by-hand"
+    folder.mkdir(exist_ok=True)
+    return pages.write_png(folder, name, seed)
+
+
+@pytest.fixture
+def files():
+    return [upload(f"{seed}.png", seed) for seed in range(3)]
+
+
+@pytest.mark.parametrize(
+    "language, title, words",
+    [
+        ("en", "Looked at 3 frames, used frame 3", ["this case only", "nearly the same as frame 2", "70%"]),
+        ("zh", "查看了 3 帧，采用第 3 帧", ["只在本病例", "与第 2 帧几乎相同", "70%"]),
+    ],
+)
+def test_the_step_says_what_was_used_and_shows_every_frame(files, language, title, words):
+    chat = conversation(pages.Fixed(replies()))
+    bubbles = send(chat, files, "Q?", language=language)[chat.bubbles]
+    step = next(bubble for bubble in bubbles if display.mark(bubble) == display.STEP)
+    assert step["metadata"]["title"] == title and step["metadata"]["status"] == "done"
+    assert all(word in step["content"] for word in words)
+    frames = re.findall(r'class="frame( kept)?" value="(\d+)-(\d)"', step["content"])
+    assert frames == [("", "2", "0"), ("", "2", "1"), (" kept", "2", "2")]
+    assert bubbles[-1]["content"] == "A cyst."
+
+
+def test_a_click_answers_from_that_frame_and_the_next_question_stays_with_it(files):
+    assistant = pages.Fixed(replies(kept=[0], how="person"))
+    chat = conversation(assistant)
+    bubbles = send(chat, files, "Q?")[chat.bubbles]
+    assistant.asked.clear()
+    update = final_of(chat.pick("2-0 1234", bubbles, "en", *CHOICES), chat, bubbles)
+    turn, history = assistant.asked[-1]
+    assert turn.chosen == (0,) and turn.text == "Q?" and len(turn.frames) == 3 and history == []
+    assert len(update[chat.bubbles]) == len(bubbles)
+    send(chat, (), "And?", update[chat.bubbles])
+    assert assistant.asked[-1][0].chosen == (0,)
+    send(chat, [upload("new.png", 9)], "And?", update[chat.bubbles])
+    assert assistant.asked[-1][0].chosen == ()  # a new image: the case is looked at afresh
+
+
+@pytest.mark.parametrize("value", ["", "x", "0-0", "99999999-1", "-1-0", "2-0-1", "1-<b>"])
+def test_a_made_up_click_does_nothing(files, value):
+    assistant = pages.Fixed(replies())
+    chat = conversation(assistant)
+    assert list(chat.pick(value, [], "en", *CHOICES)) == []
+
+
+@pytest.mark.parametrize(
+    "value, found", [("2-0", (2, 0)), ("12-3 99", (12, 3)), ("2-", None), (" 2-0", None)]
+)
+def test_a_buttons_value(value, found):
+    assert picked(value) == found
+
+
+def test_only_the_last_step_counts():
+    mine, machines = ({"metadata": {"id": each}} for each in ("frames:1,3", "frames"))
+    assert chosen_before([machines, mine]) == (1, 3)
+    assert chosen_before([mine, machines]) == ()
+    assert chosen_before([]) == chosen_before([{"metadata": None}]) == ()
+
+
+def test_a_step_is_not_read_back_as_an_answer(files):
+    assistant = pages.Fixed(replies())
+    chat = conversation(assistant)
+    bubbles = send(chat, files, "Q?")[chat.bubbles]
+    send(chat, (), "And?", bubbles)
+    assert [entry.text for entry in assistant.asked[-1][1]] == ["Q?", "A cyst."]
+
+
+@pytest.mark.parametrize("language, says", [("en", "other 2 frames are used"), ("zh", "其余 2 帧已采用")])
+def test_a_broken_file_is_named_and_the_others_are_used(files, language, says):
+    bad = Path(files[0]).with_name("letter.png")
+    bad.write_text("Dear colleague")
+    assistant = pages.Fixed(replies())
+    chat = conversation(assistant)
+    bubbles = send(chat, [files[0], str(bad), files[1]], "Q?", language=language)[chat.bubbles]
+    notice = next(bubble for bubble in bubbles if display.mark(bubble) == display.ON_FILES)
+    assert "letter.png" in notice["content"] and says in notice["content"]
+    assert len(assistant.asked[-1][0].frames) == 2
+    _, asked = display.question_at(bubbles, len(bubbles) - 1)
+    assert bubbles[display.answer_begins(bubbles, asked) - 1] == notice  # it stays when asked again
+
+
+def test_without_a_good_file_nothing_is_asked(files):
+    bad = Path(files[0]).with_name("letter.png")
+    bad.write_text("Dear colleague")
+    assistant = pages.Fixed(replies())
+    chat = conversation(assistant)
+    assert "letter.png" in send(chat, [str(bad)], "Q?")[chat.status]
+    assert assistant.asked == []
+
+
+def test_a_general_question_is_answered_as_text_and_said_to_be_general():
+    assistant = pages.Fixed(Reply("A cyst is …", finished=True, stopped_by="end", new_tokens=3))
+    chat = conversation(assistant)
+    bubbles = send(chat, (), "What is a cyst?")[chat.bubbles]
+    assert "no image in view" in bubbles[1]["content"] and bubbles[2]["content"] == "A cyst is …"
+    assert "Please add ultrasound images, or write" in send(chat, (), "  ")[chat.status]
+
+
+def test_more_frames_than_can_be_compared_are_refused_with_both_numbers(files):
+    chat = conversation(pages.Fixed(replies()))
+    bubbles = send(chat, files, "Q?")[chat.bubbles]
+    more = [upload(f"more-{seed}.png", seed) for seed in range(30)]
+    final = send(chat, more, "And?", bubbles)
+    assert "33 frames" in final[chat.status] and "32" in final[chat.status]
+    assert final[chat.bubbles] == bubbles
+
+
+def test_names_in_a_step_cannot_be_markup(files):
+    bubble = {"role": "user", "content": [{"path": '/x/"><script>.png', "alt_text": "<b>"}]}
+    chosen = SELECTION | {"frames": 1, "kept": [0], "scores": [1.0], "redundant": []}
+    assert "<script>" not in step_bubble(chosen, [bubble], "en")["content"]
+
+
+@pytest.mark.parametrize(
+    "assistant, use, keep",
+    [("llava_ultra", "choose", None), ("echovlm", "choose", 1), ("echovlm", "all", MOST_FRAMES)],
+)
+def test_how_many_frames_are_kept(assistant, use, keep):
+    assert settings_for(assistant, use).keep == keep
+
+
+# --- the endpoint -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    opening = Opening("echovlm", str(tiny.save(tmp_path_factory.mktemp("weights"))), device="cpu")
+    with pages.served(opening) as (address, _):
+        yield Client(address, verbose=False)
+
+
+def handles(tmp_path, count=3):
+    for seed in range(count):
+        Image.fromarray(tiny.frame(seed=seed).pixels).save(tmp_path / f"{seed}.png")
+    return [handle_file(str(tmp_path / f"{seed}.png")) for seed in range(count)]
+
+
+def test_a_program_gets_text_and_selection(client, tmp_path):
+    text, selection = client.predict(handles(tmp_path), "Q?", api_name="/chat")
+    assert text and selection["frames"] == 3 and len(selection["kept"]) == 1
+    assert selection["how"] == "attention" and sum(selection["scores"]) == pytest.approx(1)
+    _, selection = client.predict(handles(tmp_path), "Q?", chosen=[2], api_name="/chat")
+    assert selection["kept"] == [2] and selection["how"] == "person"
+    _, selection = client.predict(handles(tmp_path), "Q?", frames="all", api_name="/chat")
+    assert selection == {}
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"assistant": "llava_ultra"}, "echovlm"),
+        ({"frames": "some"}, "choose, all"),
+        ({"language": "fr"}, "zh"),
+        ({"chosen": [7]}, "no frame 8"),
+        ({"text": ""}, "write a question"),
+    ],
+)
+def test_a_program_is_told_what_is_wrong(client, tmp_path, changes, says):
+    files = [] if "text" in changes else handles(tmp_path)
+    with pytest.raises(AppError, match=says):
+        client.predict(files, **{"text": "Q?", **changes}, api_name="/chat")

@@ -1,0 +1,93 @@
+"""Teach a SAM image encoder from scratch: at every place of the picture, which tissue lies there.
+
+LLaVA-Ultra (2024), section 3.2, starts from SAM's published encoder, which learned from a billion masks; this
+stands in for it, on the simulator's label maps. A single convolution reads the classes from the neck's cells,
+FINER x FINER of them in each cell, and is thrown away afterwards, so that what lies where must already be in
+the neck. A lesion is a small part of a picture and counts LESION_WEIGHT times.
+
+Knows nothing of prompts, points or texts: of SAM only the encoder goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from transformers import SamVisionModel
+
+from assistants.llava_ultra.encoding import Encoder
+from assistants.llava_ultra.images import encode_frames
+from imaging.case import Case, CaseError
+from imaging.files import load_frames
+from training.vision import LESION, TISSUES
+
+FINER = 4  # classes are read at 4 x 4 places in each of the neck's cells; chosen
+LESION_WEIGHT = 5.0  # chosen
+
+
+class Masks:
+    """A `training.loop.Stage`. One sample is one image with its label map."""
+
+    name = "masks"
+    lengths = None  # all images have the same size
+
+    def __init__(self, sam: SamVisionModel, encoder: Encoder, cases: Sequence[Case]):
+        """CaseError for a case without label maps."""
+        unique = {case.images: case for case in cases}.values()  # one examination has many rows
+        for case in unique:
+            if "labels" not in case.extra:
+                raise CaseError(
+                    f"case {case.id} has no label maps (key labels): order the cases from the simulator with "
+                    "--labels"
+                )
+        self.images = [(case, i) for case in unique for i in range(len(case.images))]
+        self.encoder = encoder
+        config = sam.config
+        self.side = FINER * (config.image_size // config.patch_size)
+        torch.manual_seed(0)
+        head = nn.Sequential(nn.Conv2d(config.output_channels, TISSUES * FINER**2, 1), nn.PixelShuffle(FINER))
+        self.module = nn.ModuleDict({"sam": sam, "head": head})
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Sequence[int], rng: np.random.Generator) -> dict[str, Tensor]:
+        picked = [self.images[i] for i in indices]
+        paths = [case.images[i] for case, i in picked]
+        # A label map lies over the whole picture.
+        frames = load_frames(paths, max_files=len(paths), cut_to_sector=False)
+        maps = [
+            label_map(Path(case.images[i]).parents[1] / case.extra["labels"][i], self.side)
+            for case, i in picked
+        ]
+        return {
+            "pixels": encode_frames(frames, self.encoder.config)["sam_pixel_values"],
+            "tissue": torch.from_numpy(np.stack(maps)),
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Weighted cross entropy over all places; the figure is the share of the lesion that is found."""
+        device = next(self.module.parameters()).device
+        wanted = batch["tissue"].to(device)  # [n, side, side]
+        cells = self.module["sam"](batch["pixels"].to(device)).last_hidden_state  # [n, C, g, g]
+        guess = self.module["head"](cells).float()  # [n, TISSUES, side, side]
+        weights = torch.ones(TISSUES, device=device)
+        weights[LESION] = LESION_WEIGHT
+        lesion = wanted == LESION
+        found = ((guess.argmax(1) == LESION) & lesion).sum() / lesion.sum().clamp(min=1)
+        return F.cross_entropy(guess, wanted, weights), {"lesion_found": float(found)}
+
+
+def label_map(path: Path, side: int) -> np.ndarray:
+    """The label map in the middle of a square, as `assistants.llava_ultra.images.square` puts its picture, at
+    side x side places: int64, 0 around it."""
+    labels = Image.open(path)
+    edge = max(labels.size)
+    whole = Image.new("L", (edge, edge), 0)
+    whole.paste(labels, ((edge - labels.width) // 2, (edge - labels.height) // 2))
+    return np.asarray(whole.resize((side, side), Image.Resampling.NEAREST), dtype=np.int64)
