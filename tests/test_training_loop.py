@@ -72,6 +72,7 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one_bit_for_bit(
     tmp_path, monkeypatch, every, accumulation
 ):
     monkeypatch.setattr(loop._Log, "EVERY", every)
+    monkeypatch.setattr(loop._Log, "ROWS", 1)
     schedule = replace(SCHEDULE, accumulation=accumulation)
     whole = Line()
     train(whole, schedule, tmp_path / "whole")
@@ -205,6 +206,7 @@ class Weighted(Line):
 @pytest.mark.parametrize("accumulation", [2, 5])
 def test_passes_of_unequal_weight_add_up_to_the_large_batch(tmp_path, monkeypatch, accumulation):
     monkeypatch.setattr(loop._Log, "EVERY", 1)
+    monkeypatch.setattr(loop._Log, "ROWS", 1)
     once, often = Weighted(), Weighted()
     train(once, replace(SCHEDULE, batch_size=10), tmp_path / "once")
     divided = replace(SCHEDULE, batch_size=10 // accumulation, accumulation=accumulation)
@@ -263,8 +265,14 @@ def test_decay_spares_norms_and_biases():
 # --- what it leaves to look at -----------------------------------------------------------------------------
 
 
+def test_a_short_run_has_a_row_for_every_step(tmp_path):
+    train(Line(), replace(SCHEDULE, steps=30), tmp_path)
+    assert len(losses(tmp_path)) == 30
+
+
 def test_the_curve_is_a_picture_and_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr(loop._Log, "EVERY", 4)
+    monkeypatch.setattr(loop._Log, "ROWS", 1)
     train(Weighted(), SCHEDULE, tmp_path)
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -292,9 +300,9 @@ def test_the_bar_counts_samples(tmp_path, capsys):
     assert "sample/s" in line and "<" in line and "loss=" in line  # elapsed<remaining
 
 
-def test_a_stage_shorter_than_a_row_has_a_curve(tmp_path):
+def test_a_very_short_stage_has_a_curve(tmp_path):
     train(Line(), replace(SCHEDULE, steps=3), tmp_path)
-    assert len(losses(tmp_path)) == 1 and (tmp_path / "curve.png").exists()
+    assert len(losses(tmp_path)) == 3 and (tmp_path / "curve.png").exists()
 
 
 def test_tensorboard_gets_the_rows_where_it_is_installed(tmp_path, monkeypatch):
@@ -311,6 +319,7 @@ def test_tensorboard_gets_the_rows_where_it_is_installed(tmp_path, monkeypatch):
             written.append("closed")
 
     monkeypatch.setattr(loop._Log, "EVERY", 20)
+    monkeypatch.setattr(loop._Log, "ROWS", 1)
     monkeypatch.setattr(loop.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
     train(Line(), SCHEDULE, tmp_path)
@@ -320,6 +329,7 @@ def test_tensorboard_gets_the_rows_where_it_is_installed(tmp_path, monkeypatch):
 
 def test_minutes_end_a_stage_and_its_schedule(tmp_path, monkeypatch):
     monkeypatch.setattr(loop._Log, "EVERY", 1)
+    monkeypatch.setattr(loop._Log, "ROWS", 1)
     now = iter(np.arange(0, 1e6, 1.0))  # every look at the clock is a second later
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(now)))
     stage = Line()

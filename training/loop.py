@@ -210,7 +210,7 @@ class _Loop:
         writes = self.accelerator.is_main_process
         if writes:
             self.output.mkdir(parents=True, exist_ok=True)
-        log = _Log(self.output, at) if writes else None
+        log = _Log(self.output, at, self.steps) if writes else None
         batches = _Ahead(self.stage, self.schedule, self.steps, self.accelerator)
         with _Signals() as signals, batches:
             stopped = self._steps(at, log, signals, batches)
@@ -584,12 +584,14 @@ def _sync(path: Path) -> None:
 
 
 class _Log:
-    """Means over `EVERY` steps: in a CSV, as a curve, and for TensorBoard where that is installed. Rows after
-    a resumed step are dropped first; what is not yet a row lives in the checkpoint (`Progress.pending`)."""
+    """Means over up to `EVERY` steps, fewer where a stage would come to less than `ROWS` rows: in a CSV, as a
+    curve, and for TensorBoard where that is installed. Rows after a resumed step are dropped first; what is
+    not yet a row lives in the checkpoint (`Progress.pending`)."""
 
-    EVERY = 25
+    EVERY, ROWS = 25, 40
 
-    def __init__(self, output: Path, at: Progress):
+    def __init__(self, output: Path, at: Progress, steps: int):
+        self.every = max(1, min(self.EVERY, steps // self.ROWS))
         self.path, self.picture, self.pending = output / "log.csv", output / "curve.png", at.pending
         self.rows: list[dict[str, Any]] = []
         self.last: tuple[int, float] | None = None  # step and learning rate
@@ -602,9 +604,9 @@ class _Log:
         for name, value in figures.items():
             self.pending.setdefault(name, []).append(value)
         self.last = (step, rate)
-        if (step + 1) % self.EVERY == 0:
+        if (step + 1) % self.every == 0:
             self._row()
-            if (step + 1) % (4 * self.EVERY) == 0:
+            if (step + 1) % (4 * self.every) == 0:
                 self.flush()
 
     def _row(self) -> None:
