@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from PIL import Image
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
@@ -14,7 +13,7 @@ from imaging.case import read_cases
 from models.encoding import Encoder
 from simulator.__main__ import main as simulate
 from simulator.tissue import LABELS
-from training.vision import LESION, TISSUES, VisionWarmup, tissue_shares
+from training.vision import CELLS, LESION, TISSUES, VisionWarmup, shares
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +33,25 @@ def test_the_classes_are_the_simulators():
     assert len(LABELS) == TISSUES and LABELS["lesion"] == LESION
 
 
-def test_shares_are_the_label_map_seen_in_blocks(tmp_path):
+def test_shares_are_the_label_map_seen_in_blocks():
     labels = np.zeros((224, 224), np.uint8)
     labels[:28, 28:42] = LESION  # half of the second token
     labels[196:, 196:] = 2
-    Image.fromarray(labels).save(tmp_path / "map.png")
-    shares = tissue_shares(tmp_path / "map.png")
-    assert shares.shape == (64, TISSUES) and np.allclose(shares.sum(1), 1)
-    assert shares[1, LESION] == pytest.approx(0.5) and shares[63, 2] == 1.0 and shares[0, 0] == 1.0
+    found = shares(labels)
+    assert found.shape == (64, TISSUES) and np.allclose(found.sum(1), 1)
+    assert found[1, LESION] == pytest.approx(0.5) and found[63, 2] == 1.0 and found[0, 0] == 1.0
+    cells = shares(labels, CELLS)
+    assert cells.shape == (64, 16, TISSUES) and np.allclose(cells.mean(1), found)
+    assert cells[1, :, LESION].tolist() == [1, 1, 0, 0] * 4
+
+
+def test_a_lesions_cells_say_its_kind(stage):
+    batch = stage.batch(range(len(stage)), np.random.default_rng(0))
+    wanted = stage._by_kind(batch)
+    assert torch.allclose(wanted.sum(-1), torch.ones(()), atol=1e-5)
+    for row, kind in enumerate(batch["kind"].tolist()):
+        named = wanted[row, ..., LESION:].sum((0, 1)).nonzero().flatten().tolist()
+        assert named == ([] if kind < 0 else [kind])
 
 
 def test_every_image_is_one_sample_whatever_the_rows(stage):
@@ -75,5 +85,5 @@ def test_a_few_steps_lower_the_loss_and_reach_the_patch_embedding(stage):
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.9 * losses[0] and set(figures) >= {"tissue", "present", "kind", "organ"}
+    assert losses[-1] < 0.9 * losses[0] and set(figures) >= {"tissue", "cells", "present", "kind", "organ"}
     assert stage.tower.patch_embed.proj.weight.grad.abs().sum() > 0

@@ -12,8 +12,10 @@ While the vision tower is frozen, its output for every image is computed once an
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from assistants.echovlm.prompts import build_messages
 from imaging.case import Case
 from imaging.files import load_frames
 from models.encoding import Encoder, Tensors
+from training.even_tower import tower_tokens
 
 MOST_TURNS = 3
 STANDARD_WORDING = 0.5
@@ -115,8 +118,9 @@ class SeenImages:
         done = folder / f"seen-{mark(tower)}.npy"  # another tower sees something else
         if not done.exists():
             writing = np.lib.format.open_memmap(folder / "seen.writing.npy", "w+", np.float16, shape)
-            for i in tqdm(range(0, len(self.paths), 32), desc="vision features", mininterval=10):
-                writing[i : i + 32] = self._look(tower, encoder, self.paths[i : i + 32])
+            with _all_cores():
+                for i in tqdm(range(0, len(self.paths), 32), desc="vision features", mininterval=10):
+                    writing[i : i + 32] = self._look(tower, encoder, self.paths[i : i + 32])
             writing.flush()
             (folder / "seen.writing.npy").rename(done)
         self.features = np.load(done, mmap_mode="r")  # [images, tokens, width]
@@ -131,14 +135,25 @@ class SeenImages:
         device = next(tower.parameters()).device
         images = {k: v.to(device) for k, v in encoder.encode_images(load_frames(paths)).items()}
         with torch.autocast(device.type, torch.bfloat16):
-            out = tower(images["pixel_values"], grid_thw=images["image_grid_thw"]).pooler_output
-        return out.reshape(len(paths), -1, out.shape[-1]).to(torch.float16).cpu().numpy()
+            out = tower_tokens(tower, images["pixel_values"], images["image_grid_thw"])
+        return out.to(torch.float16).cpu().numpy()
 
     def tensors(self, paths: Sequence[Path]) -> Tensors:
         """Stand-ins for `Encoder.encode_images`: `pixel_values` already hold what the tower would make of
         them."""
         rows = np.concatenate([self.features[self.index[path]] for path in paths]).astype(np.float32)
         return {"pixel_values": torch.from_numpy(rows), "image_grid_thw": self.grid.repeat(len(paths), 1)}
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Every core for the one process that looks, while others of the same run wait for it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(threads, os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def mark(tower: nn.Module) -> str:

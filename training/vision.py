@@ -2,9 +2,11 @@
 
 A language model's loss alone teaches a tower from scratch the organ but hardly the lesion: one word among a
 hundred depends on a few pixels. So the tower first learns, at every merged token (28 x 28 pixels), what
-tissue lies there and of which kind a lesion is; from the tokens' mean, organ, side, view and measurements;
-from the lesion's tokens, its attributes and size. The heads are thrown away afterwards: only the tower and
-its merger go on, so that what they say is linearly readable at the input of the language model.
+tissue lies there and of which kind a lesion is, on the whole and in each of its 4 x 4 cells; from the tokens'
+mean, organ, side, view and measurements; from the lesion's tokens, its attributes and size. The heads are
+thrown away afterwards: only the tower and its merger go on, so that what they say is linearly readable at the
+input of the language model. (Without the cells, 22,000 images taught "there is a lesion" to an AUC of 0.73 on
+1,045 held-out images; with them, to 0.86. One run each.)
 
 Not in the EchoVLM paper, which starts from Qwen2-VL's pre-trained tower; this stands in for that
 pre-training. Knows nothing of texts.
@@ -22,10 +24,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imaging.case import Case, CaseError
+from training.even_tower import tower_tokens
 
 TISSUES = 6  # classes of the label map, 0 outside the scan … 5 lesion
 LESION = 5
 TOKEN = 28  # pixels a merged token covers, each way
+CELLS = 4  # cells of a token, each way
+IMPORTANCE = 3.0  # of the lesion among the tissues; chosen
 
 
 class Vocabulary:
@@ -60,7 +65,9 @@ class DenseHeads(nn.Module):
     def __init__(self, width: int, vocabulary: Vocabulary):
         super().__init__()
         self.tissue = nn.Linear(width, TISSUES)
-        self.kind = nn.Linear(width, len(vocabulary.words["kind"]))
+        kinds = len(vocabulary.words["kind"])
+        self.kind = nn.Linear(width, kinds)
+        self.cells = nn.Linear(width, CELLS**2 * (LESION + kinds))  # a lesion's cells say its kind
         self.present = nn.Linear(width, 1)
         self.whole = nn.ModuleDict(
             {
@@ -103,7 +110,7 @@ class VisionWarmup:
 
     def batch(self, indices: Sequence[int], rng: np.random.Generator) -> dict[str, Tensor]:
         picked = [self.images[i] for i in indices]
-        pictures = [_jitter(Image.open(case.images[i]).convert("RGB"), rng) for case, i in picked]
+        pictures = [jitter(Image.open(case.images[i]).convert("RGB"), rng) for case, i in picked]
         tensors = dict(self.processor(pictures, return_tensors="pt"))
         truth = [self._truth(case, i) for case, i in picked]
         return tensors | {name: torch.from_numpy(np.stack([t[name] for t in truth])) for name in truth[0]}
@@ -112,8 +119,10 @@ class VisionWarmup:
         exam = case.extra["examination"]
         view, lesion, v = exam["views"][i], exam["lesion"], self.vocabulary
         shown = lesion if view["shows_lesion"] else None
+        labels = np.asarray(Image.open(Path(case.images[i]).parents[1] / case.extra["labels"][i]))
         out = {
-            "tissue": tissue_shares(Path(case.images[i]).parents[1] / case.extra["labels"][i]),
+            "tissue": shares(labels),
+            "cells": shares(labels, CELLS),
             "present": np.float32(shown is not None),
             "organ": v.index("organ", exam["organ"]),
             "side": v.index("side", exam["side"]),
@@ -138,8 +147,7 @@ class VisionWarmup:
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         device = next(self.tower.parameters()).device
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        out = self.tower(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
-        tokens = out.reshape(len(batch["organ"]), -1, out.shape[-1]).float()  # [B, T, D]
+        tokens = tower_tokens(self.tower, batch["pixel_values"], batch["image_grid_thw"]).float()  # [B, T, D]
         losses = (
             self._token_losses(tokens, batch)
             | self._image_losses(tokens, batch)
@@ -147,6 +155,7 @@ class VisionWarmup:
         )
         weights = {
             "tissue": 1.0,
+            "cells": 4.0,
             "present": 1.0,
             "kind": 1.0,
             "organ": 0.5,
@@ -157,23 +166,35 @@ class VisionWarmup:
         total = sum(weights.get(name, 0.25) * value for name, value in losses.items())
         figures = {
             name: float(losses[name].detach())
-            for name in ("tissue", "present", "kind", "organ", "side", "size")
+            for name in ("tissue", "cells", "present", "kind", "organ", "side", "size")
         }
         return total, figures
 
     def _token_losses(self, tokens: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Share of every tissue under each token (soft cross entropy; lesion counts threefold) and the
+        """Share of every tissue under each token and under each of its cells (soft cross entropies), and the
         lesion's kind."""
-        shares = batch["tissue"]  # [B, T, C]
-        importance = torch.ones(TISSUES, device=tokens.device)
-        importance[LESION] = 3.0
-        logs = F.log_softmax(self.heads.tissue(tokens), dim=-1)
-        tissue = -(shares * importance * logs).sum(-1).mean()
-        mostly = shares[..., LESION] > 0.3
+        wanted = batch["tissue"]  # [B, T, C]
+        mostly = wanted[..., LESION] > 0.3
         kind = batch["kind"][:, None].expand(mostly.shape)
-        if not mostly.any():
-            return {"tissue": tissue, "kind": tokens.sum() * 0}
-        return {"tissue": tissue, "kind": F.cross_entropy(self.heads.kind(tokens[mostly]), kind[mostly])}
+        losses = {
+            "tissue": _soft_cross_entropy(self.heads.tissue(tokens), wanted),
+            "cells": _soft_cross_entropy(
+                self.heads.cells(tokens).unflatten(-1, (CELLS**2, -1)), self._by_kind(batch)
+            ),
+            "kind": tokens.sum() * 0,
+        }
+        if mostly.any():
+            losses["kind"] = F.cross_entropy(self.heads.kind(tokens[mostly]), kind[mostly])
+        return losses
+
+    def _by_kind(self, batch: dict[str, Tensor]) -> Tensor:
+        """The shares under the cells with the lesion under its kind: [B, T, cells, LESION + kinds]."""
+        kinds = len(self.vocabulary.words["kind"])
+        is_kind = F.one_hot(batch["kind"].clamp(min=0), kinds)[
+            :, None, None
+        ]  # without a lesion, its share is 0
+        cells = batch["cells"]
+        return torch.cat([cells[..., :LESION], cells[..., LESION:] * is_kind], dim=-1)
 
     def _image_losses(self, tokens: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         present = torch.logsumexp(self.heads.present(tokens)[..., 0], dim=1) - np.log(tokens.shape[1])
@@ -205,17 +226,26 @@ class VisionWarmup:
         return losses
 
 
-def tissue_shares(path: Path) -> np.ndarray:
-    """Share of each label-map class under every merged token, float32 [T, TISSUES], tokens row by row."""
-    labels = np.asarray(Image.open(path))
-    rows, columns = labels.shape[0] // TOKEN, labels.shape[1] // TOKEN
-    cells = labels[: rows * TOKEN, : columns * TOKEN].reshape(rows, TOKEN, columns, TOKEN)
-    cells = cells.transpose(0, 2, 1, 3).reshape(rows * columns, -1)
-    return np.stack([(cells == c).mean(1) for c in range(TISSUES)], axis=1).astype(np.float32)
+def _soft_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Mean cross entropy with shares; what comes from LESION on counts by IMPORTANCE."""
+    importance = torch.ones(logits.shape[-1], device=logits.device)
+    importance[LESION:] = IMPORTANCE
+    return -(wanted * importance * F.log_softmax(logits, dim=-1)).sum(-1).mean()
 
 
-def _jitter(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Another setting of the monitor: brightness and contrast within what scanners' knobs do."""
+def shares(labels: np.ndarray, parts: int = 1) -> np.ndarray:
+    """Share of each class of a label map [H, W] under every merged token, tokens row by row: float32
+    [T, TISSUES], or under each of its `parts` x `parts` cells, row by row: [T, parts², TISSUES]."""
+    rows, columns, side = labels.shape[0] // TOKEN, labels.shape[1] // TOKEN, TOKEN // parts
+    cells = labels[: rows * TOKEN, : columns * TOKEN].reshape(rows, parts, side, columns, parts, side)
+    cells = cells.transpose(0, 3, 1, 4, 2, 5).reshape(rows * columns, parts**2, side**2)
+    out = np.stack([(cells == c).mean(-1) for c in range(TISSUES)], axis=-1).astype(np.float32)
+    return out[:, 0] if parts == 1 else out
+
+
+def jitter(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Another setting of the monitor: brightness and contrast of an RGB picture within what scanners' knobs
+    do."""
     gain, offset = rng.uniform(0.85, 1.15), rng.uniform(-10, 10)
     table = np.clip((np.arange(256) - 40) * gain + 40 + offset, 0, 255).astype(np.uint8)
     table[0] = 0  # the black around the scan stays black
