@@ -1,7 +1,7 @@
 """Start the Ultrasound Assistant in the browser. Also the entry of a Hugging Face Space.
 
 python app.py [--host 127.0.0.1] [--port 7860] [--weights NAME=PATH_OR_ID …] [--device auto]
-              [--quantize none|8bit|4bit]
+              [--quantize none|8bit|4bit] [--planes FILE]
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ prepare_environment()  # before gradio is imported
 from apps.opening import Opening  # noqa: E402
 from apps.page import ASSISTANTS, compose, launch_options  # noqa: E402
 from assistants.base import demo_weights  # noqa: E402
+from imaging.planes import PlanesError, load_planes  # noqa: E402
+
+STAND_INS = {"qbench": "echovlm"}  # whose demo weights an assistant opens while it has none of its own
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,9 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights = dict(options.weights)
     quantize = None if options.quantize == "none" else options.quantize
     openings = {
-        name: Opening(name, weights.get(name), device=options.device, quantize=quantize)
+        name: Opening(
+            name,
+            weights.get(name),
+            device=options.device,
+            quantize=quantize,
+            planes=options.planes if name == "abvlm_q" else None,
+        )
         for name in ASSISTANTS
-        if name in weights or demo_weights(name)
+        if name in weights or demo_weights(name) or demo_weights(STAND_INS.get(name, name))
     }
     page = compose(openings)
     try:
@@ -64,7 +73,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
     parser.add_argument("--quantize", choices=("none", "8bit", "4bit"), default="none", help="needs a GPU")
+    parser.add_argument(
+        "--planes",
+        type=_protocol,
+        metavar="FILE",
+        help="your hospital's protocol of standard planes, in the shape of imaging/planes.yaml",
+    )
     return parser
+
+
+def _protocol(path: str) -> str:
+    try:
+        load_planes(path)
+    except (OSError, PlanesError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
 
 
 def _named_weights(value: str) -> tuple[str, str]:

@@ -39,7 +39,7 @@ def question_bubbles(request: str, frames: Sequence[Frame], language: str) -> li
     Two bubbles, because Gradio's editor breaks on one that holds both.
     """
     pictures = [
-        {"path": _save(frame), "alt_text": f"{text('image', language, number=number)}: {_name(frame)}"}
+        {"path": save_frame(frame), "alt_text": f"{text('image', language, number=number)}: {_name(frame)}"}
         for number, frame in enumerate(frames, start=1)
     ]
     shown = [{"role": "user", "content": pictures}] if pictures else []
@@ -141,7 +141,8 @@ def _parts(bubble: Bubble) -> list[dict]:
     return [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
 
 
-def _save(frame: Frame) -> str:
+def save_frame(frame: Frame) -> str:
+    """Write a frame to the upload folder as PNG; its path, which the pixels alone decide."""
     return save_pil_to_cache(Image.fromarray(frame.pixels), get_upload_folder(), name="frame", format="png")
 
 

@@ -32,13 +32,20 @@ class Opening:
     """One assistant on its way. `assistant` is None until it is `done`, and stays None when it failed."""
 
     def __init__(
-        self, name: str, weights: str | None = None, *, device: str = "auto", quantize: str | None = None
+        self,
+        name: str,
+        weights: str | None = None,
+        *,
+        device: str = "auto",
+        quantize: str | None = None,
+        planes: str | None = None,
     ):
+        """`planes` is the file of a hospital's own protocol, for abvlm_q alone."""
         self.name = name
         self.weights = weights
         self.assistant: Assistant | None = None
         self.error: Exception | None = None
-        self._options = {"device": device, "quantize": quantize}
+        self._options = {"device": device, "quantize": quantize, "planes": planes}
         self._done = Event()
 
     @property

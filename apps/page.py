@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps import echovlm, llava_ultra, privacy
+from apps import abvlm_q, echovlm, llava_ultra, privacy, qbench
 from apps.language import LANGUAGES, both, images_script, label, script, text, translations
 from apps.opening import Opening
 
@@ -20,8 +20,10 @@ from apps.opening import Opening
 PAGES = (
     ("report", ("echovlm",), echovlm.build),
     ("chat", ("llava_ultra", "echovlm"), llava_ultra.build),
+    ("plane", ("abvlm_q",), abvlm_q.build),
+    ("quality", ("qbench",), qbench.build),
 )
-ASSISTANTS = ("echovlm", "llava_ultra")  # all of them, in the order of their badges
+ASSISTANTS = ("echovlm", "llava_ultra", "abvlm_q", "qbench")  # all of them, in the order of their badges
 
 _FOLDER = Path(__file__).parent
 _FONT = ["system-ui", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]

@@ -24,10 +24,10 @@ _DEMO = Path(__file__).parents[1] / "weights" / "demo"
 class Turn:
     """What a person asks: free text, the frames that come with it, and what the answer should be.
 
-    `task` is "report", "diagnosis" or "vqa" (a question); `organ` is one of the assistant's organs or None
-    to let the model say; `language` is "zh" or "en", the language of the answer. An empty `text` stands for
-    the task's standard request. `chosen` holds the frames that a person wants the answer from, as indices
-    into all frames in view, oldest first; empty leaves the choice to the assistant.
+    `task` is "report", "diagnosis", "vqa" (a question) or "plane" (AbVLM-Q's one); `organ` is one of the
+    assistant's organs or None to let the model say; `language` is "zh" or "en", the language of the answer.
+    An empty `text` stands for the task's standard request. `chosen` holds the frames that a person wants the
+    answer from, as indices into all frames in view, oldest first; empty leaves the choice to the assistant.
     """
 
     text: str = ""
@@ -102,9 +102,10 @@ class Assistant(Protocol):
 
 
 def demo_weights(name: str) -> Path | None:
-    """The folder of an assistant's demo weights; None where this copy of the suite has none."""
+    """The folder of an assistant's demo weights, whole or an adapter; None where this copy has none."""
     folder = _DEMO / name
-    return folder if (folder / "config.json").is_file() else None
+    found = any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
+    return folder if found else None
 
 
 def open_assistant(
@@ -114,15 +115,17 @@ def open_assistant(
     device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
+    planes: str | Path | None = None,
 ) -> Assistant:
     """Open one of the suite's assistants.
 
     `weights` is None (the demo weights of this repository), a local folder, or a Hugging Face id with an
     optional `@revision`. `device` is "auto", "cpu", "cuda", "cuda:1" …; `dtype` is "auto", "float32",
-    "bfloat16" or "float16"; `quantize` is None, "8bit" or "4bit" (needs a GPU and bitsandbytes).
+    "bfloat16" or "float16"; `quantize` is None, "8bit" or "4bit" (needs a GPU and bitsandbytes). `planes` is
+    the file of a hospital's own protocol, for abvlm_q alone.
 
-    Raises ValueError for an unknown name and `models.checkpoint.CheckpointError` for weights that do not
-    fit.
+    Raises ValueError for an unknown name or for `planes` with another assistant, PlanesError or OSError for a
+    protocol that cannot be used, and `models.checkpoint.CheckpointError` for weights that do not fit.
     """
     if name not in NAMES:
         raise ValueError(f"no assistant is called {name!r}; choose one of {', '.join(NAMES)}")
@@ -132,4 +135,7 @@ def open_assistant(
         if error.name != f"assistants.{name}":
             raise
         raise ValueError(f"the assistant {name!r} is not part of this version of the suite") from error
-    return package.open(weights, device=device, dtype=dtype, quantize=quantize)
+    own = {} if planes is None else {"planes": planes}
+    if own and name != "abvlm_q":
+        raise ValueError(f"the assistant {name!r} knows no planes; leave them out")
+    return package.open(weights, device=device, dtype=dtype, quantize=quantize, **own)

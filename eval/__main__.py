@@ -25,7 +25,9 @@ from eval.tokenizers import NAMES as TOKENIZERS
 from models.errors import ModelError
 
 if TYPE_CHECKING:
+    from assistants.base import Assistant
     from eval.formats import Read
+    from eval.result import Result
 
 DONE, INCOMPLETE, REFUSED = 0, 1, 2
 ENDINGS = {".md": "md", ".json": "json", ".csv": "csv", ".tex": "latex"}
@@ -62,7 +64,7 @@ def _predict(args: argparse.Namespace) -> int:
     )
     summary = predict(
         args.cases,
-        args.assistant,
+        _assistant(args),
         args.weights,
         args.output,
         batch_size=args.batch_size,
@@ -73,17 +75,31 @@ def _predict(args: argparse.Namespace) -> int:
         tell_organ=args.tell_organ,
         split=args.split,
         images=args.images,
+        prompt=args.prompt,
+        comparisons=args.comparisons,
     )
     print(summary, file=sys.stderr)
     return INCOMPLETE if summary.failed else DONE
 
 
+def _assistant(args: argparse.Namespace) -> str | Assistant:
+    """The assistant's name, or the rater opened with its strategy."""
+    if args.strategy is None:
+        return args.assistant
+    if args.assistant != "qbench":
+        raise PairError("--strategy is a choice of the assistant qbench alone")
+    from assistants import qbench
+
+    return qbench.open(args.weights, device=args.device, dtype=args.dtype, strategy=args.strategy)
+
+
 def _score(args: argparse.Namespace) -> int:
     from eval.papers import paper_table
-    from eval.scoring import score_pairs
     from eval.table import render
 
     _check_targets(args, args.predictions)
+    if args.heat_map and not args.paper:
+        raise PairError("--heat-map draws a paper's table: name it, --paper qbench-1")
     if args.per_case and len(args.predictions) > 1:
         raise PairError("--per-case takes one file of predictions; score the systems one by one")
     paper = paper_table(args.paper) if args.paper else None
@@ -95,17 +111,19 @@ def _score(args: argparse.Namespace) -> int:
         read = _read(args, path)
         pairs = _of_task(read.pairs, paper.task, path) if paper else read.pairs
         with _named(path):
-            result = score_pairs(
-                pairs, options, system=Path(path).stem, inputs=_hashes(path, args.references)
-            )
-        result = replace(result, warnings=(*read.notes, *result.warnings))
-        complete &= result.complete and not read.extra
-        _warn(path, result.warnings)
-        results.append(result)
+            scored = list(_scored(args, path, pairs, options))
+        scored = [replace(result, warnings=(*read.notes, *result.warnings)) for result in scored]
+        complete &= all(result.complete for result in scored) and not read.extra
+        _warn(path, dict.fromkeys(warning for result in scored for warning in result.warnings))
+        results += scored
     if args.picture:
         from eval.picture import draw
 
         draw(results, args.picture, columns=args.columns or None)
+    if args.heat_map:
+        from eval.heat_map import draw_table
+
+        draw_table(results, paper, args.heat_map)
     _write(
         args.output,
         render(results, _format(args), layout=args.layout, paper=args.paper, decimals=args.decimals),
@@ -114,6 +132,36 @@ def _score(args: argparse.Namespace) -> int:
         rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in results[0].cases)
         _write(args.per_case, "".join(f"{row}\n" for row in rows))
     return DONE if complete else INCOMPLETE
+
+
+def _scored(args: argparse.Namespace, path: str, pairs: Sequence[Pair], options: Options) -> Iterator[Result]:
+    """The result of a file; of a rater's answers one with the set's own clusters, and with --cut-points one
+    with those, named."""
+    from eval import rater
+    from eval.scoring import score_pairs
+
+    name, inputs = Path(path).stem, _hashes(path, args.references)
+    if not rater.is_rated(pairs):
+        if args.cut_points or args.save_cut_points:
+            raise PairError(f"{Path(path).name} holds no ratings, which cut points are for")
+        yield score_pairs(pairs, options, system=name, inputs=inputs)
+        return
+    options = replace(
+        options, group_by=options.group_by or rater.SETTING, cluster=options.cluster or rater.IMAGE
+    )
+    fitted = tuple(rater.fitted(pairs).values())
+    if args.save_cut_points:
+        rater.add_cut_points(fitted, Path(args.save_cut_points))
+    failures = rater.failures(pairs)
+    ways = [(name, None)]
+    if args.cut_points:
+        ways.append(
+            (f"{name}, cut points of {Path(args.cut_points).stem}", rater.load(Path(args.cut_points)))
+        )
+    for system, cut_points in ways:
+        apart = rater.by_setting(pairs, cut_points)
+        result = score_pairs(apart, options, system=system, inputs=inputs)
+        yield replace(result, warnings=(*failures, *rater.cuts_used(apart), *result.warnings))
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -179,7 +227,7 @@ def _warn(path: str, lines: Iterable[str]) -> None:
 def _check_targets(args: argparse.Namespace, inputs: Sequence[str]) -> None:
     """Before any work: outputs can be written, and none of them is an input."""
     read = [Path(path) for path in (*inputs, args.references, args.user_dictionary) if path]
-    for flag in ("output", "per_case", "picture"):
+    for flag in ("output", "per_case", "picture", "heat_map", "save_cut_points"):
         target = getattr(args, flag, None)
         if target is None:
             continue
@@ -307,7 +355,11 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     """ask an assistant every case of a test set; a run that was stopped goes on where it was"""
     parser.add_argument("--assistant", required=True, help="echovlm …")
     parser.add_argument("--weights", help="folder or Hugging Face id (default: the demo weights)")
-    parser.add_argument("--cases", required=True, help="JSONL of cases, or a SLAKE or OpenI test set")
+    parser.add_argument(
+        "--cases",
+        required=True,
+        help="JSONL of cases, a SLAKE or OpenI test set, or images with levels (CSV or a folder a level)",
+    )
     parser.add_argument("--split", default="test", help="of a set that has several (default test)")
     parser.add_argument("--images", metavar="FOLDER", help="where a set keeps its images, if not beside it")
     parser.add_argument("--output", required=True, help="JSONL of predictions; gone on with if it is there")
@@ -315,6 +367,20 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=_at_least(1), help="only the first N cases")
     parser.add_argument(
         "--tell-organ", action="store_true", help="give the case's organ away to the assistant"
+    )
+    parser.add_argument(
+        "--prompt",
+        help="said in place of every question; qbench: basic, contextual, diagnostic, quantitative",
+    )
+    parser.add_argument(
+        "--strategy", choices=("softmax", "raw", "both"), help="of the assistant qbench (default softmax)"
+    )
+    parser.add_argument(
+        "--comparisons",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="of a set with quality levels, also compare N pairs of images one level apart",
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
@@ -345,6 +411,15 @@ def _score_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--columns", type=_names, default=(), metavar="NAME,…", help="of the picture (default: all)"
+    )
+    parser.add_argument(
+        "--heat-map", metavar="FILE.png", help="draw --paper's table with its figures as colours"
+    )
+    parser.add_argument(
+        "--save-cut-points", metavar="FILE", help="of a rater: keep the cuts between its clusters"
+    )
+    parser.add_argument(
+        "--cut-points", metavar="FILE", help="of a rater: place scores by another set's cuts as well"
     )
     parser.add_argument(
         "--format", choices=("md", "json", "csv", "latex"), help="default: by --output's ending, else md"

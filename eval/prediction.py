@@ -69,6 +69,7 @@ class Asking:
     max_frames: int = 16  # of each file, as on the page
     cut_to_sector: bool = True
     tell_organ: bool = False
+    prompt: str | None = None  # said in place of every question: for a rater, the name of one of its prompts
 
     def answers(self, cases: Sequence[Case]) -> Iterator[tuple[Case, Row]]:
         """Each case with what was said, or why nothing was, in the keys of `OURS` but the fingerprint.
@@ -125,7 +126,9 @@ class Asking:
         words = case.question or ""
         organ = case.organ if self.tell_organ else None
         language = case.language or language_of(words) or "en"
-        return Turn(words, frames, case.task or "vqa", organ, language)
+        return Turn(
+            words if self.prompt is None else self.prompt, frames, case.task or "vqa", organ, language
+        )
 
     def fingerprint(self, case: Case) -> Row:
         """All that the answer to `case` depends on; `hash` changes with any of it but the versions."""
@@ -186,11 +189,15 @@ def predict(
     tell_organ: bool = False,
     split: str = "test",
     images: str | Path | None = None,
+    prompt: str | None = None,
+    comparisons: int = 0,
     progress: bool = True,
 ) -> Summary:
     """Ask `assistant` every case of a test set, or the first `limit`, and write the answers to `output`.
 
-    The set is whatever `eval.testsets` reads; `split` and `images` are for it.
+    The set is whatever `eval.testsets` reads; `split` and `images` are for it. `prompt` is said in place of
+    every question. So many `comparisons` of two of its images one level apart are added
+    (`eval.quality_sets`).
     `assistant` is a name for `open_assistant`, opened with `weights`, `device` and `dtype`, or one that is
     open already. An output that is there is gone on with: valid answers are kept, failures asked again,
     answers that no longer hold moved to `NAME.stale.jsonl`. Image paths in it are relative to it. With
@@ -206,13 +213,13 @@ def predict(
         if value is not None and value < 1:
             raise PairError(f"{name} must be 1 or more, not {value}")
     output = Path(output)
-    cases = _cases(Path(cases_path), output, split, images)
+    cases = _cases(Path(cases_path), output, split, images, comparisons)
     output.parent.mkdir(parents=True, exist_ok=True)
     with _alone(output):
         rows = _read_rows(output)
         if isinstance(assistant, str):
             assistant = open_assistant(assistant, weights, device=device, dtype=dtype)
-        asking = Asking(assistant, settings or Settings(), max_frames, cut_to_sector, tell_organ)
+        asking = Asking(assistant, settings or Settings(), max_frames, cut_to_sector, tell_organ, prompt)
         kept, stale = _sort_out(rows, cases, limit, asking, output.parent)
         stale_file = output.with_name(output.name.removesuffix(".jsonl") + ".stale.jsonl")
         _set_aside(stale, stale_file)
@@ -223,11 +230,13 @@ def predict(
     return Summary(len(to_ask) - len(failed), len(wanted) - len(to_ask), failed, len(stale), stale_file)
 
 
-def _cases(path: Path, output: Path, split: str, images: str | Path | None) -> list[Case]:
+def _cases(path: Path, output: Path, split: str, images: str | Path | None, comparisons: int) -> list[Case]:
     """The cases to ask; PairError when there are none, or when the answers would be written over them."""
+    from eval import quality_sets
     from eval.testsets import read_test_set
 
     cases = read_test_set(path, split, images)
+    cases += quality_sets.comparisons(cases, comparisons) if comparisons else []
     if output.is_dir() or (output.exists() and output.samefile(path)):
         raise PairError(f"{output} is a folder or the file of cases. Choose another output.")
     return cases

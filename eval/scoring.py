@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,17 @@ import numpy as np
 from eval import profiles
 from eval.intervals import bootstrap, percentile, wilson
 from eval.measure import Measure
-from eval.metrics import agreement, closed, detection, grades, levels, planes
+from eval.metrics import (
+    agreement,
+    closed,
+    comparison,
+    correlation,
+    detection,
+    grades,
+    levels,
+    planes,
+    prompts,
+)
 from eval.pairs import Pair, PairError, pair_of
 from eval.result import MACRO, MICRO, Cell, Column, Group, Result, Section
 from eval.rows import some
@@ -211,11 +221,21 @@ _OTHERS: dict[str, tuple[str, Callable[[Sequence[Pair], Options], Sequence[Measu
     "planes": ("Standard planes (several labels)", lambda pairs, _: planes.measures(pairs)),
     "grades": ("Score and grade", lambda pairs, _: grades.measures(pairs)),
     "levels": ("Image quality levels", lambda pairs, _: levels.measures(pairs)),
+    "correlation": ("Image quality scores", lambda pairs, _: correlation.measures(pairs)),
+    "prompts": ("Prompt sensitivity", lambda pairs, _: prompts.measures(pairs)),
+    "comparison": ("Best of several images", lambda pairs, _: comparison.measures(pairs)),
 }
 
 
 SECTIONS = ("answers", *_OTHERS)  # beside the profiles
-_TRUTHS = ("level", "boxes", "plane", "score")  # what a case may be compared with beside a text
+_TRUTHS = (
+    "level",
+    "boxes",
+    "plane",
+    "score",
+    "best_first",
+    "levels",
+)  # what a case may be compared with beside a text
 
 
 def _without_truth(pairs: Sequence[Pair]) -> list[str]:
@@ -396,7 +416,7 @@ def _is_empty(pair: Pair) -> bool:
 
 def _notes(section: Measured, pairs: Sequence[Pair]) -> Iterable[str]:
     if section.name == "levels":
-        yield _confusion(levels.confusion(pairs), levels.LEVELS, (*levels.LEVELS, "unparsed"))
+        yield from _level_notes(pairs)
     if section.name == "grades":
         yield _confusion(grades.confusion(pairs), grades.GRADES, (*grades.GRADES, "none"))
     if section.name == "sacrebleu":
@@ -409,6 +429,20 @@ def _notes(section: Measured, pairs: Sequence[Pair]) -> Iterable[str]:
             "Most references are short. An identical answer of one token scores BLEU-4 35.4 with method3 "
             "and METEOR 50: read exact match, F1 and closed accuracy first."
         )
+
+
+def _level_notes(pairs: Sequence[Pair]) -> Iterator[str]:
+    """A confusion matrix for every way to decide and, of a rater's answers, every setting."""
+    stated = (*levels.LEVELS, "unparsed")
+    settings: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        settings.setdefault(pair.group("setting"), []).append(pair)
+    for setting, mine in settings.items():
+        for way in (None, *levels.WAYS):
+            table = levels.confusion(mine, way)
+            if table.any():
+                known = "" if setting == "–" else f"{setting}, {way or 'raw'}: "
+                yield known + _confusion(table, levels.LEVELS, stated)
 
 
 def _confusion(table: np.ndarray, truths: Sequence[str], stated: Sequence[str]) -> str:

@@ -16,6 +16,9 @@
   `swift_part/convert_json_2_standard_format.py` at 1fbaa39. A `description` in place of a conversation is
   read, but no file with one was seen.
 
+* Images with a quality level: a CSV with `image,label[,view]`, or a folder for every level
+  (`eval.quality_sets`).
+
 SLAKE and OpenI are the public sets of LLaVA-Ultra's Table 1. Keys without a field in Case (`modality`,
 `content_type` …) are kept in `Case.extra`, so that scores can be grouped by them.
 
@@ -31,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.quality_sets import is_quality_set, read_quality_set
 from eval.rows import PairError, Row, keys_found, read_rows, wanted_keys, without
 
 if TYPE_CHECKING:
@@ -57,10 +61,11 @@ ORGANS = {
 def read_test_set(path: str | Path, split: str = "test", images: str | Path | None = None) -> list[Case]:
     """All cases of a test set, in the file's order, with the images' paths made absolute.
 
-    `path` is a file of one of the shapes above, or a folder that holds it (`test.json`, `annotation.json` or
-    `cases.jsonl`). `split` is train, val or test; a file that names no splits is one split, and asking for
-    another than its name says is an error; our own JSONL is always read whole. `images` is the folder of the
-    images where it is not the set's usual one. `organ` is the set's own word ("Lung", "Brain").
+    `path` is a file of one of the shapes above, or a folder that holds it (`test.json`, `annotation.json`,
+    `cases.jsonl`, a CSV of images with labels, or folders called high, medium and low). `split` is train,
+    val or test; a file that names no splits is one split, and asking for another than its name says is an
+    error; our own JSONL and images with levels are always read whole. `images` is the folder of the images
+    where it is not the set's usual one. `organ` is the set's own word ("Lung", "Brain").
 
     Raises PairError for a file or a row that cannot be read, OSError where there is none. Whether the images
     exist is not checked.
@@ -68,6 +73,8 @@ def read_test_set(path: str | Path, split: str = "test", images: str | Path | No
     path = Path(path)
     if split not in SPLITS:
         raise PairError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+    if path.exists() and is_quality_set(path):
+        return read_quality_set(path, images)
     if path.is_dir():
         path = _file_in(path, split)
     rows = unpacked(read_rows(path), split, path.name)

@@ -2,15 +2,20 @@
 
 Two steps, each chosen and not from a standard. A picture is cut to the 2-D regions that its DICOM names
 (PS3.3 C.8.5.5), or else to the sector that imaging.sector finds. Then everything outside the convex hull of
-the tissue is painted black, for a name often stands in the corner beside a fan. What is written is a PNG
-made of the pixels alone, so that no header element, no EXIF and no file name can come along: of the
-"cleaning" options of PS3.15 Annex E the pixel half, and instead of the attribute half no attributes.
+the tissue is painted black, for a name often stands in the corner beside a fan; and along the hull's edge
+and above the uppermost tissue all that is no tissue, for a hollow of the edge holds names, too. What is
+written is a PNG made of the pixels alone, so that no header element, no EXIF and no file name can come along:
+of the "cleaning" options of PS3.15 Annex E the pixel half, and instead of the attribute half no attributes.
 
-What else stands beside the tissue goes, too: body marks, rulers, the letter of the side.
+What else stands beside the tissue goes, too: body marks, rulers, the letter of the side, a few rows of the
+tissue's own edge where they are dim, and tips of it that are narrower than 2 % of the picture's longer side.
 
-Cannot find: text over the tissue itself, or so near that it touches it; text in a picture of which no sector
-was found (`Cleaned.how` is "whole": let nobody see it who may not see the original); a face, a name that is
-written by hand, a bar code inside the tissue. A person must look at a sample before anything is shared.
+Cannot find: text over the tissue itself, or nearer to it than 1/256 of the picture's longer side (4 pixels of
+1024); a name in strokes as dim as faint tissue, or as thick as 2 % of that side; text in a picture that is
+not `Cleaned.checked`: a screen of which no sector was found, a small picture that may have been cut through a
+name, one too dark for tissue to be told (let nobody see those who may not see the original); a face, a name
+that is written by hand, a bar code inside the tissue. A person must look at a sample before anything is
+shared.
 """
 
 from __future__ import annotations
@@ -45,7 +50,11 @@ IDENTITIES = (
 SHAPE = ("Rows", "Columns", "SequenceOfUltrasoundRegions")
 
 LIT = 5  # grey levels above black that count as lit: dim tissue is kept
-BLOCKS = 256  # the longer side is looked at as about this many blocks, as in imaging.sector
+PANEL, EVEN, FLAT = 64, 2, 5  # no brighter and no less even over so many pixels: a panel, not tissue
+CELLS = 512  # the longer side is looked at as at most this many cells
+DENSE = 0.6  # of a cell and its neighbours: text has gaps between its strokes
+FAINT, SPARSE = 64, 0.25  # where nothing is brighter, there is no text, and so much of the cells is enough
+NEAR = 2  # cells around the tissue that stay: its outermost speckle
 THICK = 0.035  # of the longer side: tissue is thicker, text is thinner
 SMALL = 0.1  # of the largest area: a smaller one is no second scan
 TOO_LITTLE = 0.15  # hulls below this share of the picture are more likely a mistake, and nothing is painted
@@ -55,10 +64,17 @@ TOO_LITTLE = 0.15  # hulls below this share of the picture are more likely a mis
 class Cleaned:
     """One frame without the patient. `how` is "regions" (cut to the DICOM's), "sector" (cut to what was
     found), "small" (no screen: somebody has cut it before) or "whole" (a screen of which no sector was
-    found: it may show anything). `frame.source` is empty, for a file's name can be a patient's."""
+    found: it may show anything). `painted` is False where no tissue was told from the ground, so that nothing
+    was painted black. `frame.source` is empty, for a file's name can be a patient's."""
 
     frame: Frame
     how: str
+    painted: bool
+
+    @property
+    def checked(self) -> bool:
+        """False where a person must look: what stands beside the scan cannot have been found."""
+        return self.painted and self.how in ("regions", "sector")
 
 
 def cleaned_frames(path: str | Path, *, max_frames: int = 16) -> list[Cleaned]:
@@ -69,32 +85,36 @@ def cleaned_frames(path: str | Path, *, max_frames: int = 16) -> list[Cleaned]:
     cut = [crop(frame, box) for frame in frames]
     keep = scan_mask(np.maximum.reduce([frame.pixels for frame in cut])) if _one_size(cut) else None
     return [
-        Cleaned(replace(frame, pixels=_blackened(frame.pixels, keep), source=""), how)
+        Cleaned(replace(frame, pixels=_blackened(frame.pixels, keep), source=""), how, keep is not None)
         for frame in cut
         if frame.pixels.size
     ]
 
 
 def scan_mask(pixels: np.ndarray) -> np.ndarray | None:
-    """What is inside the convex hull of a scan: a mask [H, W] of `pixels` (uint8 [H, W, 3]), or None where
-    no tissue stands out from a dark ground.
+    """What is inside a scan: a mask [H, W] of `pixels` (uint8 [H, W, 3]), or None where no tissue stands out
+    from a dark ground.
 
     Tissue is what is lit and thick; of several areas each at least a tenth as large as the largest has its
-    hull (a dual image, a spectrum below the scan).
+    convex hull (a dual image, a spectrum below the scan), so that what is dark inside stays. Along the hull's
+    edge and above the first tissue of each column only tissue stays: a name may stand in the hollow of a
+    curved array.
     """
     height, width = pixels.shape[:2]
-    step = -(-max(height, width) // BLOCKS)
-    grey = pixels.max(axis=2)[: height // step * step, : width // step * step]
-    black = int(np.percentile(grey, 2))
-    lit = (grey > black + LIT).reshape(height // step, step, width // step, step).mean(axis=(1, 3))
-    tissue = _thick(lit > 0.3)
-    mask = Image.new("1", (width, height))
-    pen = ImageDraw.Draw(mask)
+    step = -(-max(height, width) // CELLS)
+    tissue = _thick(_solid(pixels.max(axis=2), step))
+    size = tissue.shape[1] * step, tissue.shape[0] * step
+    hulls, rims = Image.new("1", size), Image.new("1", size)
     for area in _large_areas(tissue):
         corners = _hull(area)
         if corners is not None:
-            pen.polygon([(float(x) * step, float(y) * step) for x, y in corners], fill=1, outline=1)
-    inside = np.array(mask)
+            outline = [(float(x) * step, float(y) * step) for x, y in corners]
+            ImageDraw.Draw(hulls).polygon(outline, fill=1, outline=1)
+            ImageDraw.Draw(rims).line([*outline, *outline[:2]], fill=1, width=2 * round(THICK * max(size)))
+    near = ndimage.binary_dilation(tissue, np.ones((3, 3), bool), iterations=NEAR)
+    near = near.repeat(step, axis=0).repeat(step, axis=1)
+    inside = np.array(hulls) & np.logical_or.accumulate(near, axis=0) & (near | ~np.array(rims))
+    inside = inside[:height, :width]
     return inside if inside.mean() >= TOO_LITTLE else None
 
 
@@ -152,13 +172,35 @@ def _blackened(pixels: np.ndarray, keep: np.ndarray | None) -> np.ndarray:
     return pixels if keep is None else np.where(keep[..., None], pixels, np.uint8(0))
 
 
-def _thick(lit: np.ndarray) -> np.ndarray:
-    """`lit` blocks [h, w] without what is thinner than tissue, the tissue's own thin tips kept."""
-    size = max(3, round(THICK * max(lit.shape)))
-    closed = ndimage.binary_closing(np.pad(lit, size), iterations=2)[size:-size, size:-size] | lit
-    core = ndimage.binary_opening(np.pad(closed, size, mode="edge"), np.ones((size, size), bool))
-    core = core[size:-size, size:-size]
-    return ndimage.binary_propagation(core, mask=closed & ndimage.binary_dilation(core, iterations=size // 2))
+def _solid(grey: np.ndarray, step: int) -> np.ndarray:
+    """Cells [h, w] of `step` x `step` pixels of `grey` [H, W] that lie among lit ones. A cell at the right or
+    lower edge may hold fewer pixels: the last ones are repeated."""
+    black = int(np.percentile(grey, 2))
+    even = ndimage.maximum_filter(grey, FLAT) - ndimage.minimum_filter(grey, FLAT) <= EVEN
+    lit = (grey > black + LIT) & ~(even & (grey <= PANEL))
+    lit = np.pad(lit, [(0, -side % step) for side in lit.shape], mode="edge")
+    rows, columns = lit.shape[0] // step, lit.shape[1] // step
+    share = lit.reshape(rows, step, columns, step).mean(axis=(1, 3), dtype=np.float32)
+    faint = ndimage.maximum_filter(grey, 9 * step)[step // 2 :: step, step // 2 :: step] <= black + FAINT
+    faint = np.pad(faint, [(0, n - m) for n, m in zip(share.shape, faint.shape, strict=True)], mode="edge")
+    sparse = faint & (ndimage.uniform_filter(share, 5, mode="nearest") > SPARSE)
+    return sparse | (ndimage.uniform_filter(share, 3, mode="nearest") > DENSE)
+
+
+def _thick(solid: np.ndarray) -> np.ndarray:
+    """`solid` cells [h, w] without what is thinner than tissue, and with the tissue's own thinner tips as far
+    as they are thicker than a letter's strokes."""
+    size = round(THICK * max(solid.shape)) | 1
+    core = _opened(solid, max(3, size))
+    tips = _opened(solid, max(3, size // 2 | 1)) & ndimage.maximum_filter(core, 2 * size + 1)
+    return ndimage.binary_propagation(core, np.ones((3, 3), bool), mask=core | tips)
+
+
+def _opened(mask: np.ndarray, size: int) -> np.ndarray:
+    """`mask` without what is thinner than `size`, which is odd; it goes on beyond the picture's edge."""
+    padded = np.pad(mask, size, mode="edge")
+    opened = ndimage.maximum_filter(ndimage.minimum_filter(padded, size), size)
+    return opened[size:-size, size:-size]
 
 
 def _large_areas(tissue: np.ndarray) -> list[np.ndarray]:

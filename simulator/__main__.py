@@ -120,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--patient-names",
         action="store_true",
-        help="invent a patient in the DICOM header and burned into the image: to test de-identification",
+        help="invent a patient: the name burned into a banner above every image, PNG too, and in the DICOM "
+        "header; to test de-identification",
     )
     add("--datasets", action="store_true", help="make OUT a folder that Hugging Face datasets open")
     add("--workers", type=int, default=1, help="processes (default 1); the files do not depend on it")

@@ -21,11 +21,10 @@ Knows nothing of organs, levels or wording.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import ndimage
 
 from simulator.probe import BEAMS, SAMPLES, Probe, ScanGrid, scan_grid
 from simulator.scene import Scene
@@ -55,13 +54,13 @@ ARTEFACTS = (
 EXCLUSIVE = (("gain_low", "gain_high"), ("depth_shallow", "depth_deep"))  # only one of each pair at a time
 STEPS = {"blur": 8, "depth_deep": 8}  # in eighths, so that few scan grids serve all images
 
-GAIN_DB = 24.0
-NOISE_RISE_DB = 42.0
+GAIN_DB = 30.0
+NOISE_RISE_DB = 48.0
 DROP_OUT_DB = 36.0
 REFRACTION_DB = 32.0
 DEEPEST = 2.0  # times the right depth
 SHALLOW = tuple(1 - 0.52 * step / 8 for step in range(1, 9))  # too shallow settings, times the right depth
-LOST = 0.5  # share of the target outside the picture that makes depth_shallow as strong as it gets
+LOST = 0.75  # share of a part outside the picture that makes depth_shallow as strong as it gets
 PATH_TWICE = (0.1, 0.25, 0.3, 0.25, 0.1)  # over neighbouring beams
 WIDEST_BEAM, LONGEST_PULSE = 7.0, 3.0  # times the sharp one
 
@@ -85,33 +84,28 @@ def deep_setting(right_mm: float, strength: float) -> float:
     return right_mm * (1 + (DEEPEST - 1) * strength)
 
 
-def target_rows(whole: Scene, target: Collection[int], least: float = 0.0) -> np.ndarray:
-    """Area of the target at every depth [SAMPLES], adding up to 1, in a scene that shows all of it.
+def rows_of(part: np.ndarray, grid: ScanGrid) -> np.ndarray:
+    """Area of a part of the target, a mask [SAMPLES, BEAMS], at every depth [SAMPLES], adding up to 1.
 
-    `target` are classes of the label map. Pieces apart that make up less than the share `least` do not
-    count. Raises ValueError where the scene shows no target.
+    The scene shows all of the target. Raises ValueError where the part is empty.
     """
-    mask = np.isin(whole.label, list(target))
-    area = mask * whole.grid.beam_mm()[:, None]
-    if least:
-        pieces, _ = ndimage.label(mask)
-        sizes = np.bincount(pieces.ravel(), area.ravel())
-        area[(sizes < least * sizes.sum())[pieces]] = 0
+    area = part.sum(axis=1) * grid.beam_mm()
     if not area.any():
-        raise ValueError(f"the scene shows none of the classes {sorted(target)}: name its target's classes")
-    return area.sum(axis=1) / area.sum()
+        raise ValueError("a part of the target is not in the scene: it cannot be cut off")
+    return area / area.sum()
 
 
-def shallow_settings(rows: np.ndarray, right_mm: float) -> dict[float, float]:
+def shallow_settings(parts: Sequence[np.ndarray], right_mm: float) -> dict[float, float]:
     """Strength of depth_shallow → depth setting (mm), for all settings that cut some of the target away.
 
-    The strength is measured, not chosen: the share of the target's area outside the picture over LOST, at
-    most 1. A setting that is too shallow and loses nothing is no artefact. Where two settings are equally
-    bad the deeper one stands. `rows` are `target_rows` of the scene at `right_mm`, its right depth.
+    The strength is measured, not chosen: the share of its area that the worst part has outside the picture
+    over LOST, at most 1. A setting that is too shallow and loses nothing is no artefact. Where two settings
+    are equally bad the deeper one stands. `parts` are `rows_of` the target's parts in the scene at
+    `right_mm`, its right depth.
     """
     found: dict[float, float] = {}
     for times in SHALLOW:
-        lost = rows[round(times * (SAMPLES - 1)) + 1 :].sum()
+        lost = max(rows[round(times * (SAMPLES - 1)) + 1 :].sum() for rows in parts)
         strength = round(min(float(lost) / LOST, 1.0), 3)
         if strength > 0:
             found.setdefault(strength, right_mm * times)

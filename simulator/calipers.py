@@ -4,10 +4,10 @@ Where they go is measured on the picture's own label map, not taken from the cod
 calipers only where the picture shows it as long as the examination states it, within TOLERANCE pixels, and
 the crosses then stand exactly the stated length apart. What a view shows in part or not at all gets none.
 
-Measured are the long and the short axis of the lesion where the view shows it, else one structure of the
-organ (STRUCTURES). The thyroid's width and isthmus, the intima-media, the septum, the atrium, the uterus's
-length, the endometrium and the parenchyma of the kidney are not measured: the label map does not tell them
-apart.
+Measured are the long and the short axis of the lesion where the view shows it, else structures of the organ
+(STRUCTURES). The label map does not tell everything apart: for the thyroid's width and isthmus, the
+intima-media, the septum, the left atrium, the uterus's length and the endometrium the anatomy hands out the
+ends (`Picture.measured`), and the same tolerance holds.
 """
 
 from __future__ import annotations
@@ -27,20 +27,24 @@ from simulator.tissue import FLUID, LESION, PARENCHYMA
 
 TOLERANCE = 1.5  # pixels between the length in the picture and the stated one
 ARM = 3  # pixels from the middle of a cross to its ends
-YELLOW, GREEN = (250, 230, 90), (120, 240, 120)  # the first and the second caliper of a picture
+INKS = ((250, 230, 90), (120, 240, 120), (110, 220, 250))  # of the first caliper of a picture, the second …
 
-# View → the measure its calipers show, and how it lies in the picture: "down" a column or "across" a row of
-# one class of the label map, "tube" across a vessel, "axes" of an organ that lies free (long, short).
+# View → the measures its calipers show, and how each lies in the picture: "down" a column or "across" a row
+# of one class of the label map, "tube" across a vessel, "axes" of an organ that lies free (long, short),
+# "rim" between the outline of such an organ and the hole in its middle.
 STRUCTURES = {
-    ("breast", "radial"): (("gland_thickness",), "down", PARENCHYMA),
-    ("breast", "antiradial"): (("gland_thickness",), "down", PARENCHYMA),
-    ("thyroid", "transverse"): (("lobe_depth",), "down", PARENCHYMA),
-    ("liver", "right_intercostal"): (("portal_vein",), "tube", FLUID),
-    ("kidney", "longitudinal"): (("length", "width"), "axes", PARENCHYMA),
-    ("gynaecology", "sagittal"): (("uterus_depth",), "down", PARENCHYMA),
-    ("vessel", "longitudinal"): (("lumen",), "down", FLUID),
-    ("heart", "apical_four_chamber"): (("left_ventricle",), "across", FLUID),
-    ("heart", "apical_two_chamber"): (("left_ventricle",), "across", FLUID),
+    ("breast", "radial"): [(("gland_thickness",), "down", PARENCHYMA)],
+    ("breast", "antiradial"): [(("gland_thickness",), "down", PARENCHYMA)],
+    ("thyroid", "transverse"): [(("lobe_depth",), "down", PARENCHYMA)],
+    ("liver", "right_intercostal"): [(("portal_vein",), "tube", FLUID)],
+    ("kidney", "longitudinal"): [
+        (("length", "width"), "axes", PARENCHYMA),
+        (("parenchyma",), "rim", PARENCHYMA),
+    ],
+    ("gynaecology", "sagittal"): [(("uterus_depth",), "down", PARENCHYMA)],
+    ("vessel", "longitudinal"): [(("lumen",), "down", FLUID)],
+    ("heart", "apical_four_chamber"): [(("left_ventricle",), "across", FLUID)],
+    ("heart", "apical_two_chamber"): [(("left_ventricle",), "across", FLUID)],
 }
 
 Point = tuple[float, float]  # column, row
@@ -102,14 +106,18 @@ def measure(examination: Examination, view: str, picture: Picture) -> list[Calip
     if lesion.any():
         stated = {"long_mm": examination.lesion.long_mm, "short_mm": examination.lesion.short_mm}
         return _axes(lesion, stated, picture.mm_per_pixel)
-    names, how, label = STRUCTURES.get((examination.organ, view), ((), "", 0))
-    stated = {name: examination.measures[name] for name in names}
-    mask = picture.labels == label
-    if how == "axes":
-        body = _body_in_the_middle(mask)
-        return _axes(body, stated, picture.mm_per_pixel) if body is not None else []
-    find = {"down": _down, "across": _across, "tube": _tube}.get(how)
-    calipers = (find(mask, name, mm, picture.mm_per_pixel) for name, mm in stated.items())
+    calipers: list[Caliper | None] = []
+    for names, how, label in STRUCTURES.get((examination.organ, view), ()):
+        stated = {name: examination.measures[name] for name in names}
+        mask = picture.labels == label
+        if how == "axes":
+            body = _body_in_the_middle(mask)
+            calipers += _axes(body, stated, picture.mm_per_pixel) if body is not None else []
+        else:
+            find = {"down": _down, "across": _across, "tube": _tube, "rim": _rim}[how]
+            calipers += [find(mask, name, mm, picture.mm_per_pixel) for name, mm in stated.items()]
+    for name, ends in picture.measured.items():
+        calipers.append(_handed_out(picture, name, examination.measures[name], ends))
     return [caliper for caliper in calipers if caliper is not None]
 
 
@@ -121,7 +129,7 @@ def draw_calipers(picture: Picture, calipers: Sequence[Caliper], values: bool = 
     screen = Image.fromarray(picture.pixels.copy())
     pen = ImageDraw.Draw(screen)
     for i, caliper in enumerate(calipers):
-        ink = (YELLOW, GREEN)[i % 2]
+        ink = INKS[i % len(INKS)]
         (x0, y0), (x1, y1) = caliper.ends
         steps = max(int(np.hypot(x1 - x0, y1 - y0) // 4), 1)
         for share in np.arange(1, steps) / steps:
@@ -174,6 +182,18 @@ def _caliper(what: str, mm: float, middle: Point, degrees: float, mm_per_pixel: 
     return Caliper(what, tuple(ends), mm)
 
 
+def _handed_out(picture: Picture, what: str, mm: float, ends: tuple[Point, Point]) -> Caliper | None:
+    """Between ends that the anatomy hands out, where they are in the scan and as far apart as stated."""
+    scan = picture.labels > 0
+    inside = [0 <= round(y) < SIZE and 0 <= round(x) < SIZE and scan[round(y), round(x)] for x, y in ends]
+    (x0, y0), (x1, y1) = ends
+    if not all(inside) or abs(np.hypot(x1 - x0, y1 - y0) - mm / picture.mm_per_pixel) > TOLERANCE:
+        return None
+    degrees = float(np.rad2deg(np.arctan2(y1 - y0, x1 - x0)))
+    along, across = _turned(np.array([[(x0 + x1) / 2, (y0 + y1) / 2]]), degrees)
+    return _caliper(what, mm, (along[0], across[0]), degrees, picture.mm_per_pixel)
+
+
 def _body_in_the_middle(mask: np.ndarray) -> np.ndarray | None:
     """The connected piece of `mask` around the middle of the picture, its holes filled."""
     pieces, count = ndimage.label(mask)
@@ -214,6 +234,33 @@ def _tube(mask: np.ndarray, what: str, mm: float, mm_per_pixel: float) -> Calipe
     wall = nearest[:, row, column]
     degrees = float(np.rad2deg(np.arctan2(wall[0] - row, wall[1] - column)))
     along, across = _turned(np.array([[column, row]], float), degrees)
+    return _caliper(what, mm, (along[0], across[0]), degrees, mm_per_pixel)
+
+
+def _rim(mask: np.ndarray, what: str, mm: float, mm_per_pixel: float) -> Caliper | None:
+    """Between the outline of the body in the middle and the largest hole in it, where it is as thick as
+    stated: of such places in the middle third the one nearest to the middle."""
+    body = _body_in_the_middle(mask)
+    if body is None:
+        return None
+    holes, _ = ndimage.label(body & ~mask)
+    sizes = np.bincount(holes.ravel())
+    if len(sizes) < 2:
+        return None
+    hole = holes == 1 + int(sizes[1:].argmax())
+    reach, nearest = ndimage.distance_transform_edt(body, return_indices=True)
+    edge = np.argwhere(hole & ~ndimage.binary_erosion(hole))
+    best, least = None, TOLERANCE
+    for column in _from_the_middle(body.any(axis=0)):
+        for row, _ in edge[edge[:, 1] == column]:
+            miss = abs(reach[row, column] - 1 - mm / mm_per_pixel)
+            if miss < least - 0.25:
+                best, least = (row, column), miss
+    if best is None:
+        return None
+    inner, outer = np.array(best, float), nearest[:, best[0], best[1]]
+    degrees = float(np.rad2deg(np.arctan2(*(outer - inner))))
+    along, across = _turned(((inner + outer) / 2)[None, ::-1], degrees)
     return _caliper(what, mm, (along[0], across[0]), degrees, mm_per_pixel)
 
 

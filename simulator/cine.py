@@ -4,7 +4,8 @@ LLaVA-Ultra (2024), section 3.3: one examination often holds many near-identical
 finding. Here the probe moves across one view in even steps. At distance d from the lesion's middle the frame
 cuts an ellipsoid: its outline is sqrt(1 - (d / r)²) of the largest one, r half its extent along the sweep.
 `valid_images` are the frames whose cross-section is at least VALID_SHARE of the largest one's area, counted
-on the label maps. At the middle the frame is a still image of the examination: all that is stated is true
+on the label maps: a row carries the limit, `valid_share`, and beside it each frame's share, `cross_section`
+under `sweep`. At the middle the frame is a still image of the examination: all that is stated is true
 there. Away from it the organ's section shrinks and drifts a little, as a sweep that is not perpendicular
 sees it, and the image sways by a degree or two, as a hand does. A vessel that lies along the image is a tube:
 the probe moves across it, so that the lumen is the chord of a round cross-section, narrower away from the
@@ -88,6 +89,7 @@ def make(order: Order, number: int) -> Examined:
     pictures, extra = ordered_calipers(order, number, examination, pictures, only=widest)
     truth = {
         "valid_images": valid,
+        "valid_share": VALID_SHARE,
         "examination": examination.truth(),
         "sweep": {
             "positions_mm": [round(position, 2) for position in sweep.positions_mm],

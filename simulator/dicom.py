@@ -6,6 +6,9 @@ they call mandatory: Patient (C.7.1.1), General Study (C.7.2.1), General Series 
 (C.8.5.6), US Region Calibration (C.8.5.5) and SOP Common (C.12.1). Uncompressed, explicit VR little endian.
 UIDs follow from what the file is and holds: the same order gives the same bytes.
 
+Where there is a colour box, it is a second region, whose data type is colour flow; it lies on the region of
+the whole picture, tissue, which then has the lower priority (C.8.5.5.1.3).
+
 The invented patient is test material for de-identification: a name that says it is simulated, in the header
 and burned into a banner above the picture. The calibrated region is the picture below the banner, as it is on
 a scanner's screen, so a reader that keeps to the region never sees the name.
@@ -31,13 +34,16 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from simulator.draw import Picture
+from simulator.draw import BOX_INK, Picture
 
 BANNER = 28  # rows of pixels above a picture that hold the burned-in name
 INK = 220
 FRAME_MS = 50.0  # time between two frames of a cine (chosen: 20 frames a second)
 DOPPLER_PIXELS = 200  # coloured pixels of a frame; a body mark's hand and calipers have fewer, a box has more
-TWO_D, TISSUE, CENTIMETRES = 1, 1, 3  # (0018,6012), (0018,6014), (0018,6024): C.8.5.5.1
+TWO_D, CENTIMETRES = 1, 3  # (0018,6012), (0018,6024): C.8.5.5.1
+TISSUE, COLOUR_FLOW = 1, 2  # (0018,6014)
+HIGH_PRIORITY, LOW_PRIORITY = 0, 1  # (0018,6016), bit 0: of pixels where two regions overlap
+PHYSICIANS, HOSPITALS = 40, 12  # how many are invented
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Patient:
     sex: str
     examined: str  # DA, the study date
     accession: str
+    physician: str
+    hospital: str
 
 
 def invented_patient(seed: int, number: int) -> Patient:
@@ -62,6 +70,8 @@ def invented_patient(seed: int, number: int) -> Patient:
         sex="FM"[number % 2],
         examined=examined.strftime("%Y%m%d"),
         accession=f"A{number:06d}",
+        physician=f"Simulated^Physician {1 + (31 * number + seed) % PHYSICIANS:02d}",
+        hospital=f"Simulated Hospital {1 + (17 * number + seed) % HOSPITALS:02d}",
     )
 
 
@@ -96,7 +106,7 @@ def write_dicom(
     ds = _examination(study, patient)
     ds.InstanceNumber = number
     _image(ds, stored, colour, doppler=coloured > DOPPLER_PIXELS, burned=patient is not None)
-    ds.SequenceOfUltrasoundRegions = [_region(pictures[0], BANNER if patient is not None else 0)]
+    ds.SequenceOfUltrasoundRegions = _regions(pictures[0], BANNER if patient is not None else 0)
     many = len(pictures) > 1
     if many:
         _cine(ds, len(pictures))
@@ -121,12 +131,12 @@ def _examination(study: str, patient: Patient | None) -> Dataset:
     ds.SeriesInstanceUID = generate_uid(entropy_srcs=[study, "series"])
     ds.StudyDate = ds.ContentDate = patient.examined if patient else ""
     ds.StudyTime = ds.ContentTime = "120000" if patient else ""
-    ds.ReferringPhysicianName = "Simulated^Physician" if patient else ""
+    ds.ReferringPhysicianName = patient.physician if patient else ""
     ds.AccessionNumber = patient.accession if patient else ""
     ds.StudyID, ds.SeriesNumber, ds.Modality = "1", 1, "US"
     ds.Manufacturer, ds.ManufacturerModelName = "Ultrasound assistant suite", "simulator"
     if patient:
-        ds.InstitutionName = "Simulated Hospital"
+        ds.InstitutionName = patient.hospital
     return ds
 
 
@@ -150,13 +160,26 @@ def _image(ds: Dataset, stored: np.ndarray, colour: bool, *, doppler: bool, burn
     ds["PixelData"].VR = "OB"
 
 
-def _region(picture: Picture, top: int) -> Dataset:
-    """The picture below `top` rows of banner as one calibrated 2-D region."""
+def _regions(picture: Picture, top: int) -> list[Dataset]:
+    """The picture below `top` rows of banner and, where it has one, its colour box: calibrated regions."""
     height, width = picture.pixels.shape[:2]
+    rows, columns = np.nonzero((picture.pixels == BOX_INK).all(axis=-1))
+    whole = _region(picture, (0, top, width - 1, top + height - 1))
+    if not len(rows):
+        return [whole]
+    whole.RegionFlags = LOW_PRIORITY
+    box = _region(picture, (columns.min(), top + rows.min(), columns.max(), top + rows.max()))
+    box.RegionDataType = COLOUR_FLOW
+    return [whole, box]
+
+
+def _region(picture: Picture, corners: Sequence[int]) -> Dataset:
+    """A region of tissue between the first and the last column and row of `corners` (x0, y0, x1, y1)."""
     region = Dataset()
-    region.RegionSpatialFormat, region.RegionDataType, region.RegionFlags = TWO_D, TISSUE, 0
-    region.RegionLocationMinX0, region.RegionLocationMinY0 = 0, top
-    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = width - 1, top + height - 1
+    region.RegionSpatialFormat, region.RegionDataType = TWO_D, TISSUE
+    region.RegionFlags = HIGH_PRIORITY
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = (int(corner) for corner in corners[:2])
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = (int(corner) for corner in corners[2:])
     region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = CENTIMETRES
     region.PhysicalDeltaX = region.PhysicalDeltaY = picture.mm_per_pixel / 10
     return region

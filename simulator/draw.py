@@ -8,7 +8,8 @@ the breast, and the colour box and bar of a Doppler view. No text about a patien
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
@@ -36,11 +37,13 @@ _GLYPHS = {  # 5 x 7 dots: the side marker
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """`pixels` uint8 [SIZE, SIZE, 3]; `labels` uint8 [SIZE, SIZE] (classes of `tissue.LABELS`)."""
+    """`pixels` uint8 [SIZE, SIZE, 3]; `labels` uint8 [SIZE, SIZE] (classes of `tissue.LABELS`); `measured`
+    the ends (column, row) of the measures that the anatomy hands out (`Scene.measured`)."""
 
     pixels: np.ndarray
     labels: np.ndarray
     mm_per_pixel: float
+    measured: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = field(default_factory=dict)
 
 
 def draw_view(examination: Examination, view: View) -> Picture:
@@ -71,7 +74,8 @@ def to_picture(scene: Scene, machine: Machine, examination: Examination, view: V
     if view.doppler:
         _colour_box(pixels, scene, examination.organ)
     _screen(pixels, grid, examination, view)
-    return Picture(pixels, grid.labels_to_image(scene.label), grid.mm_per_pixel)
+    measured = {name: tuple(grid.to_pixel(*end) for end in ends) for name, ends in scene.measured.items()}
+    return Picture(pixels, grid.labels_to_image(scene.label), grid.mm_per_pixel, measured)
 
 
 def _colour_box(pixels: np.ndarray, scene: Scene, organ: str) -> None:

@@ -6,8 +6,9 @@ always the one in which the lesion is largest, so that all that is stated can be
 show it, and others that do not. In one of four groups the lesion is small, SMALL_PX pixels long.
 
 The rows are a diagnosis that names the site, one that does not, and questions about the finding (the paper's
-two versions of its data, section 4.2). Each row carries its findings in its own language, which no question
-tells: the text that Eq. 4 compares with the frames.
+two versions of its data, section 4.2). A row's `valid_images` are the frames whose share of the largest
+cross-section in the group, `cross_section`, is at least `valid_share`, as in `cine`. Each row carries its
+findings in its own language, which no question tells: the text that Eq. 4 compares with the frames.
 
 Knows nothing of files; how a frame is drawn is in `cine`.
 """
@@ -47,6 +48,8 @@ def make(order: Order, number: int) -> Examined:
     areas = np.array([(picture.labels == LESION).sum() for picture in pictures])
     truth = {
         "valid_images": [i for i, area in enumerate(areas) if area and area >= VALID_SHARE * areas.max()],
+        "valid_share": VALID_SHARE,
+        "cross_section": [round(float(area / areas.max()), 3) for area in areas],
         "examination": examination.truth(),
         "lesion_px": round(examination.lesion.long_mm / mm_per_pixel, 1),
     }

@@ -17,11 +17,12 @@ from simulator.examination import Lesion
 from simulator.scene import Scene, blob, dents, outline, smooth_field
 from simulator.tissue import LESION
 
-CONTRAST_DB = {"hypoechoic": -14.0, "isoechoic": 0.5, "hyperechoic": 12.0, "mixed": -11.0, "calcified": -12.0}
+CONTRAST_DB = {"hypoechoic": -14.0, "isoechoic": 0.5, "hyperechoic": 12.0, "mixed": -14.0, "calcified": -12.0}
 CYST_DB = -44.0
 SHADOW_DB, ENHANCEMENT_DB = -16.0, 7.0  # what the lesion adds behind itself
 CALCIFIED_SHADOW_DB = 26.0
 HALO_DB = -22.0  # of an isoechoic nodule
+FLUID_FROM = 0.16  # a mixed lesion is solid from its outline to here: normalised distance
 RIM_DB = {"isoechoic": 6.0, "mixed": 4.0, "calcified": 4.0}  # a thin capsule around what is not uniform
 PUSH = 0.22  # how far an isoechoic nodule pushes its neighbourhood aside, relative to its radius
 
@@ -47,8 +48,9 @@ def paint_lesion(
     """
     place = _Place(scene, lesion, cx, cz, sag, tilt_deg)
     distance = place.distance
-    surround = lesion.kind == "isoechoic" and halo
-    soft = 0.04 if lesion.margin != "indistinct" else 0.1 if surround else 0.3  # a halo has to be left
+    surround, mixed = lesion.kind == "isoechoic" and halo, lesion.kind == "mixed"
+    # A halo, and the wall around the fluid of a mixed lesion, have to be left.
+    soft = 0.04 if lesion.margin != "indistinct" else 0.1 if surround else 0.15 if mixed else 0.3
     inside = distance < 0
     blend = np.clip(0.5 - distance / soft, 0, 1)
     if clip is not None:
@@ -136,7 +138,7 @@ def _echo(scene: Scene, lesion: Lesion, place: _Place, around_db: float, surroun
         echo[ring] += HALO_DB + 2.5 * scene.field[ring]
     elif lesion.kind == "mixed":
         fluid = _fluid_parts(scene, place, small=lesion.short_mm < 34 * scene.grid.mm_per_pixel)
-        echo[fluid & (distance < -0.12)] = around_db + CYST_DB
+        echo[fluid & (distance < -FLUID_FROM)] = around_db + CYST_DB
     return echo
 
 

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from imaging.planes import NON_STANDARD, Deduction, load_planes
 from simulator import plane_texts
@@ -50,6 +51,7 @@ from simulator.speckle import form_image
 ORGANS = organs_of_views()
 OUTSIDE, OTHER, ATTENUATED = 0, 1, 2  # classes of the label map; from FIRST_STRUCTURE on, one a structure
 FEWEST_PIXELS = 12  # less of a structure than this cannot be seen
+PIECE_SHARE = 0.05  # of a structure's largest piece: a smaller one, or one of fewer pixels, moves no box
 NON_STANDARD_SHARE = 0.2
 STANDARD = {None, *(view.organ for view in VIEWS)}  # organs with a standard plane, or any
 FOREIGN_SHARE = 0.2  # of the non-standard views: not abdominal at all, as in the paper's data
@@ -62,8 +64,8 @@ class Shot:
 
     `shares` are the displayed shares of the structures' areas (0 to 1) and `states` what they amount to;
     `boxes` (x1, y1, x2, y2) in pixels, x2 and y2 the first column and row outside, of these structures and of
-    those `beside`; `attenuation` is the dark share of the sector (0 to 1); `score` is None for a non-standard
-    view.
+    those `beside`, around their main pieces (`main_pieces`); `attenuation` is the dark share of the sector (0
+    to 1); `score` is None for a non-standard view.
     """
 
     picture: Picture
@@ -150,9 +152,22 @@ def _foreign(rng: np.random.Generator) -> Shot:
     return read(picture, View(None, setting, organ, {}, {}))
 
 
+def main_pieces(mask: np.ndarray) -> np.ndarray:
+    """A mask without its slivers: its largest connected piece (corners connect), and every other piece of
+    FEWEST_PIXELS or more that has PIECE_SHARE of the largest."""
+    pieces, count = ndimage.label(mask, np.ones((3, 3)))
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    kept = sizes >= max(FEWEST_PIXELS, PIECE_SHARE * sizes.max())
+    kept[sizes.argmax()] = True
+    return kept[pieces] & mask
+
+
 def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The tight box of a mask that is not empty: x1, y1, x2, y2, the last two the first pixel outside."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    """The tight box of the main pieces of a mask that is not empty: x1, y1, x2, y2, the last two the first
+    pixel outside."""
+    main = main_pieces(mask)
+    rows, columns = np.flatnonzero(main.any(1)), np.flatnonzero(main.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 

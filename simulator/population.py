@@ -3,7 +3,7 @@
 Ranges of normal measurements follow common reference values for adults (rounded; not fitted to any data
 set). Kinds of lesion are drawn evenly rather than by prevalence, so that a model sees rare ones as often as
 common ones, and four in ten examinations are normal. Which features go together is stated here: a cyst is
-circumscribed and enhances, a calcification shadows.
+circumscribed and enhances, a calcification shadows, a plaque has no blood flow that colour Doppler shows.
 
 Knows nothing of pixels or wording.
 """
@@ -27,7 +27,7 @@ MEASURE_RANGES = {
     "liver": {"portal_vein": (9, 13)},
     "kidney": {"length": (95, 118), "width": (44, 56), "parenchyma": (13, 18)},
     "gynaecology": {"uterus_length": (62, 84), "uterus_depth": (36, 50), "endometrium": (5, 12)},
-    "vessel": {"lumen": (5.6, 7.6), "intima_media": (0.6, 1.2)},
+    "vessel": {"lumen": (5.6, 7.6), "intima_media": (0.5, 0.9)},  # from 1.0 mm it is called thickened
     "heart": {"left_ventricle": (42, 54), "left_atrium": (30, 38), "septum": (8, 11)},
 }
 # Long axis in mm; further limited by the organ's own size below.
@@ -103,7 +103,7 @@ def _sample_lesion(rng: np.random.Generator, organ: str, measures: dict[str, flo
             and organ in ("thyroid", "breast")
             and rng.random() < 0.25
         ),
-        vascularity=_vascularity(rng, kind),
+        vascularity=_vascularity(rng, organ, kind),
     )
 
 
@@ -134,10 +134,12 @@ def _posterior(rng: np.random.Generator, organ: str, kind: str) -> str:
     return "none"
 
 
-def _vascularity(rng: np.random.Generator, kind: str) -> str:
+def _vascularity(rng: np.random.Generator, organ: str, kind: str) -> str:
     if kind in ("anechoic", "calcified"):
         return "none"
-    return str(rng.choice(("none", "sparse", "rich"), p=(0.3, 0.4, 0.3)))
+    found = str(rng.choice(("none", "sparse", "rich"), p=(0.3, 0.4, 0.3)))
+    # What feeds a plaque is too thin for colour Doppler: contrast agents are needed to see it.
+    return "none" if organ == "vessel" else found
 
 
 def _without_doppler(lesion: Lesion) -> Lesion:

@@ -4,8 +4,9 @@ Ultrasound-QBench (sections II and III): intravascular ultrasound and the apical
 levels, rated by three prompts (qualitative), by indicators (quantitative) and against each other
 (comparative). A level is not an opinion here: it follows from the strengths of the artefacts by the rule in
 wording/quality.yaml, which also holds every weight and every word. A strength is a dose that is given, but
-for depth_shallow: there it is measured on the label map, as the share of the view's target outside the
-picture, so that the level is true to what can be seen. Other organs are drawn on order.
+for depth_shallow: there it is measured in the scene, as the share that the worst part of the view's
+target (a chamber of the heart) has outside the picture, so that the level is true to what can be seen. Other
+organs are drawn on order.
 
 Knows nothing of files. No reader has rated these images: how far the rule agrees with sonographers is open.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from simulator.anatomy import ivus
+from simulator.anatomy import heart, ivus
 from simulator.anatomy.registry import DRAW, GROUND, VIEWS
 from simulator.artefacts import (
     ARTEFACTS,
@@ -30,8 +31,8 @@ from simulator.artefacts import (
     Strengths,
     deep_setting,
     degraded_image,
+    rows_of,
     shallow_settings,
-    target_rows,
 )
 from simulator.cases import Examined, Order, OrderError, examination_name, languages
 from simulator.draw import INK, Picture
@@ -59,7 +60,9 @@ ORGANS = tuple(dict.fromkeys(view["organ"] for view in rules()["views"].values()
 
 def overall_score(strengths: Strengths) -> float:
     """The rule: 10 less the pooled penalties of all artefacts, not below 0 (wording/quality.yaml)."""
-    return _score({name: row["penalty"] for name, row in rules()["artefacts"].items()}, strengths)
+    rows = rules()["artefacts"]
+    least = {name: row["least"] for name, row in rows.items() if "least" in row}
+    return _score({name: row["penalty"] for name, row in rows.items()}, strengths, least)
 
 
 def level_of(score: float) -> str:
@@ -70,12 +73,24 @@ def level_of(score: float) -> str:
 def attribute_scores(strengths: Strengths) -> dict[str, float]:
     """The seven indicators of Ultrasound-QBench, each 0 (worst) … 10, rounded to a tenth."""
     scores = {name: _score(penalties, strengths) for name, penalties in rules()["attributes"].items()}
-    return {name: round(score, 1) for name, score in (scores | {"overall": overall_score(strengths)}).items()}
+    scores["overall"] = overall_score(strengths)
+    return {name: rounded(score, 1) for name, score in scores.items()}
 
 
-def _score(penalties: Mapping[str, float], strengths: Strengths) -> float:
-    power = rules()["pooling"]
-    total = sum((penalties.get(name, 0) * strength) ** power for name, strength in strengths.items())
+def rounded(score: float, digits: int) -> float:
+    """Rounded, but never over the border of a level: 3.998 is low and becomes 3.99, not 4.0."""
+    near = round(score, digits)
+    return near if level_of(near) == level_of(score) else round(near - 10**-digits, digits)
+
+
+def _score(
+    penalties: Mapping[str, float], strengths: Strengths, least: Mapping[str, float] | None = None
+) -> float:
+    """`least` is what an artefact costs at least as soon as it is there."""
+    power, total = rules()["pooling"], 0.0
+    for name, strength in strengths.items():
+        cost = penalties.get(name, 0) * strength
+        total += max(cost, (least or {}).get(name, 0.0) if strength else 0.0) ** power
     return max(0.0, 10.0 - total ** (1 / power))
 
 
@@ -90,9 +105,10 @@ def sample_strengths(rng: np.random.Generator, level: str, shallow: Settings) ->
     sampling, floors = rules()["sampling"], rules()["levels"]
     top = {"high": 10.0, "medium": floors["high"], "low": floors["medium"]}[level]
     bottom = max(floors[level], sampling["least_score"])
+    wanted = float(rng.uniform(bottom, top))  # once: what is hard to reach must not become rare
     for _ in range(TRIES):
         count = int(rng.choice(sampling["artefacts_at_once"][level]))
-        strengths = _split(rng, 10.0 - float(rng.uniform(bottom, top)), count, shallow)
+        strengths = _split(rng, 10.0 - wanted, count, shallow)
         if strengths is not None and level_of(overall_score(strengths)) == level:
             return strengths
     raise ValueError(f"wording/quality.yaml: no artefacts found that make an image of level {level}")
@@ -137,13 +153,11 @@ class Subject:
     right_mm: float  # the depth setting that shows the target and little else
     ruler_mm: float
     scene: Callable[[float, int], Scene]  # (depth setting in mm, seed)
+    parts: Callable[[int], list[np.ndarray]]  # seed → `rows_of` the target's parts at the right depth
 
     def shallow(self, seed: int) -> dict[float, float]:
         """Strength of depth_shallow → depth setting (mm) for the picture of this seed."""
-        view = rules()["views"][self.view]
-        target = [LABELS[name] for name in view["target"]]
-        rows = target_rows(self.scene(self.right_mm, seed), target, view.get("least", 0.0))
-        return shallow_settings(rows, self.right_mm)
+        return shallow_settings(self.parts(seed), self.right_mm)
 
     def shoot(self, strengths: Strengths, seed: int) -> Picture:
         """One picture. A strength of depth_shallow must be one of `shallow(seed)`, else KeyError."""
@@ -179,17 +193,36 @@ def sample_subject(rng: np.random.Generator, view: str) -> Subject:
             ivus.draw(scene, artery)
             return scene
 
-        return Subject(view, artery.truth(), artery.depth_mm, 1.0, vessel)
+        parts = partial(_label_parts, vessel, artery.depth_mm, view)
+        return Subject(view, artery.truth(), artery.depth_mm, 1.0, vessel, parts)
     exam = sample_examination(rng, rules()["views"][view]["organ"])
     still = replace(exam.views[0], doppler=False)
 
-    def organ(depth_mm: float, seed: int) -> Scene:
+    def empty(depth_mm: float, seed: int) -> Scene:
         grid = scan_grid(VIEWS[exam.organ][still.name].probe, depth_mm)
-        scene = Scene(grid, np.random.default_rng(seed), GROUND[exam.organ])
+        return Scene(grid, np.random.default_rng(seed), GROUND[exam.organ])
+
+    def organ(depth_mm: float, seed: int) -> Scene:
+        scene = empty(depth_mm, seed)
         DRAW[exam.organ](scene, exam, replace(still, depth_mm=depth_mm, seed=seed))
         return scene
 
-    return Subject(view, replace(exam, views=(still,)).truth(), still.depth_mm, 10.0, organ)
+    def chambers(seed: int) -> list[np.ndarray]:
+        scene = empty(still.depth_mm, seed)
+        return [rows_of(part, scene.grid) for part in heart.chambers(scene, exam, still).values()]
+
+    by_label = partial(_label_parts, organ, still.depth_mm, view)
+    parts = chambers if rules()["views"][view]["target"] == "chambers" else by_label
+    return Subject(view, replace(exam, views=(still,)).truth(), still.depth_mm, 10.0, organ, parts)
+
+
+def _label_parts(
+    scene: Callable[[float, int], Scene], right_mm: float, view: str, seed: int
+) -> list[np.ndarray]:
+    """The target as one part: some classes of the label map."""
+    whole = scene(right_mm, seed)
+    mask = np.isin(whole.label, [LABELS[name] for name in rules()["views"][view]["target"]])
+    return [rows_of(mask, whole.grid)]
 
 
 def _picture(scene: Scene, strengths: Strengths, seed: int, ruler_mm: float) -> Picture:
@@ -304,7 +337,7 @@ def _quality_rows(
             "prompt": prompt,
             "pictures": (at,),
             "level": shot.level,
-            "score": round(shot.score, 2),
+            "score": rounded(shot.score, 2),
             "artefacts": shot.strengths,
             "attributes": attribute_scores(shot.strengths),
         }
@@ -334,7 +367,7 @@ def _compare_rows(
             "about": about,
             "pictures": tuple(range(len(shots))),
             "levels": [shot.level for shot in shots],
-            "scores": [round(shot.score, 2) for shot in shots],
+            "scores": [rounded(shot.score, 2) for shot in shots],
             "best_first": best_first,
             "artefacts": [shot.strengths for shot in shots],
             "attributes": [attribute_scores(shot.strengths) for shot in shots],

@@ -26,6 +26,8 @@ class Scene:
         self.attenuation = np.full(self.x.shape, ground.attenuation, np.float32)
         self.label = np.full(self.x.shape, ground.label, np.uint8)
         self.flow = np.zeros(self.x.shape, np.float32)  # signed flow towards the probe, for colour Doppler
+        # Ends (x, z in mm) of the measures that the label map cannot tell; the anatomy hands them out.
+        self.measured: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {}
 
     def paint(self, mask: np.ndarray, tissue: Tissue) -> None:
         echo = tissue.echo_db + tissue.texture * self.field[mask] if tissue.texture else tissue.echo_db

@@ -23,7 +23,7 @@ from assistants.echovlm import prompts  # noqa: E402
 @contextmanager
 def served(opening: Opening) -> Iterator[tuple[str, Page]]:
     """The page's address, while it runs in this process. Weights are opened if they are not yet."""
-    page = compose({"echovlm": opening})
+    page = compose({opening.name: opening})
     _, address, _ = page.launch(prevent_thread_lock=True, **launch_options())
     if not opening.done:
         opening.start()

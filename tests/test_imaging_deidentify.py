@@ -88,6 +88,77 @@ def test_a_small_picture_was_cut_before(tmp_path):
     assert (cleaned.frame.pixels[..., 0] == scan)[mask].mean() > 0.98
 
 
+def linear(height, width, seed=0):
+    """Speckle of about three pixels all over: [height, width]."""
+    echo = np.random.default_rng(seed).integers(20, 200, (height // 3, width // 3)).astype(np.uint8)
+    return np.array(Image.fromarray(echo).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("size", [18, 24, 48, 64])
+@pytest.mark.parametrize("gap", [4, 8, 12])
+def test_a_name_close_above_the_scan_goes(tmp_path, size, gap):
+    picture = np.zeros((768, 1024), np.uint8)
+    picture[150:700, 180:810] = linear(550, 630)
+    bottom = ImageFont.load_default(size).getbbox(NAME)[3]
+    picture, ink = burned(picture, NAME, (220, 150 - gap - bottom), size)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (cleaned,) = cleaned_frames(tmp_path / "a.png")
+    assert cleaned.how == "sector" and cleaned.checked
+    x, y = cleaned.frame.offset
+    pixels = cleaned.frame.pixels[..., 0]
+    assert not pixels[ink[y : y + pixels.shape[0], x : x + pixels.shape[1]]].any()
+    scan = slice(150 - y, 700 - y), slice(180 - x, 810 - x)
+    assert (pixels[scan] == picture[150:700, 180:810]).mean() > 0.99
+
+
+def test_a_grey_panel_is_no_tissue(tmp_path):
+    picture, tissue, _ = screen()
+    panel = np.full(picture.shape, 30, np.uint8)
+    panel[100:660, 200:840] = picture[100:660, 200:840]
+    panel, ink = burned(panel, "MRN 555", (205, 105))
+    Image.fromarray(panel).save(tmp_path / "a.png")
+    (cleaned,) = cleaned_frames(tmp_path / "a.png")
+    x, y = cleaned.frame.offset
+    height, width = cleaned.frame.pixels.shape[:2]
+    there = (slice(y, y + height), slice(x, x + width))
+    assert cleaned.how == "sector" and (ink & ~tissue)[there].any()
+    assert not cleaned.frame.pixels[(ink & ~tissue)[there]].any()
+    assert (cleaned.frame.pixels[..., 0] == panel[there])[tissue[there]].mean() > 0.99
+
+
+def test_a_name_in_the_hollow_of_a_curved_array_goes():
+    y, x = np.mgrid[:700, :900]
+    radius, angle = np.hypot(x - 450, y + 250), np.abs(np.arctan2(x - 450, y + 250))
+    mask = (radius > 400) & (radius < 850) & (angle < 0.6)
+    picture = np.where(mask, linear(702, 900)[:700], 0).astype(np.uint8)
+    picture, ink = burned(picture, "ROE", (425, 110), 24)
+    kept = scan_mask(np.repeat(picture[..., None], 3, axis=2))
+    assert not (ink & mask).any() and not kept[ink].any()
+    assert kept[mask].mean() > 0.99
+
+
+def test_faint_tissue_at_the_edge_stays():
+    echo = linear(600, 600)
+    echo[200:300] = np.random.default_rng(1).choice([0, 12, 20], (100, 600), p=[0.5, 0.3, 0.2])  # a lumen
+    picture = np.zeros((768, 1024), np.uint8)
+    picture[80:680, 200:800] = echo
+    kept = scan_mask(np.repeat(picture[..., None], 3, axis=2))
+    assert kept[80:680, 200:800].mean() > 0.98
+
+
+def test_what_cannot_be_checked_says_so(tmp_path):
+    Image.fromarray(np.zeros((400, 500), np.uint8)).save(tmp_path / "black.png")
+    Image.fromarray(fan(224, 224)[0]).save(tmp_path / "small.png")
+    Image.fromarray(screen()[0]).save(tmp_path / "screen.png")
+    checked = [cleaned_frames(tmp_path / f"{name}.png")[0].checked for name in ("black", "small", "screen")]
+    assert checked == [False, False, True]
+    dark = save(
+        dataset(np.zeros((720, 1000), np.uint8), regions=[region(200, 100, 839, 659)]), tmp_path / "a.dcm"
+    )
+    (cleaned,) = cleaned_frames(dark)
+    assert cleaned.how == "regions" and not cleaned.painted and not cleaned.checked
+
+
 def test_both_halves_of_a_dual_image_stay():
     scan, mask = fan(300, 300)
     pixels = np.repeat(

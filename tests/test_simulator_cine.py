@@ -150,6 +150,9 @@ def test_valid_images_follow_the_rule_and_neighbours_are_alike(organ):
         areas = np.array([(picture.labels == LESION).sum() for picture in made.pictures])
         row = made.rows[0]
         valid = [i for i, area in enumerate(areas) if area > 0 and area >= VALID_SHARE * areas.max()]
+        shares = row["sweep"]["cross_section"]  # the row alone tells which frames are valid, and by what rule
+        assert row["valid_share"] == VALID_SHARE
+        assert [i for i, share in enumerate(shares) if share and share >= row["valid_share"] - 5e-4] == valid
         assert row["valid_images"] == valid and made.loop and len(made.pictures) == 8
         assert bool(valid) == (row["examination"]["lesion"] is not None) and len(valid) < 8
         assert valid == list(range(valid[0], valid[-1] + 1)) if valid else True

@@ -14,7 +14,7 @@ from imaging.case import read_cases
 from imaging.files import load_frames
 from simulator.__main__ import main
 from simulator.dicom import BANNER, burned_in, invented_patient, write_dicom
-from simulator.draw import Picture
+from simulator.draw import BOX_INK, Picture
 
 # What PS3.3 requires of a US image: type 1 has a value, type 2 may be empty but is there.
 TYPE_1 = (
@@ -107,6 +107,54 @@ def test_the_patient_is_invented_plainly_and_burned_in():
     screen = burned_in(np.pad(pixels, ((0, 0), (0, 134), (0, 0))), one)
     assert (screen[BANNER:, :90] == pixels).all() and (screen[:BANNER] > 100).sum() > 300
     assert (screen != burned_in(np.pad(pixels, ((0, 0), (0, 134), (0, 0))), other)).any()
+
+
+def test_a_colour_box_is_a_region_of_colour_flow_on_the_tissue(tmp_path):
+    """PS3.3 C.8.5.5.1: data type 1 tissue, 2 colour flow; where regions overlap, flag 0 has the priority."""
+    drawn = picture(mm=0.5)
+    drawn.pixels[20:61, [30, 70]] = drawn.pixels[[20, 60], 30:71] = BOX_INK
+    for patient, top in ((None, 0), (invented_patient(0, 1), BANNER)):
+        write_dicom(tmp_path / "a", [drawn], study="s", number=1, patient=patient)
+        tissue, flow = dcmread(tmp_path / "a").SequenceOfUltrasoundRegions
+        assert (tissue.RegionDataType, flow.RegionDataType) == (1, 2)
+        assert (tissue.RegionFlags, flow.RegionFlags) == (1, 0)
+        assert (flow.RegionLocationMinX0, flow.RegionLocationMinY0) == (30, 20 + top)
+        assert (flow.RegionLocationMaxX1, flow.RegionLocationMaxY1) == (70, 60 + top)
+        assert all(
+            region.PhysicalDeltaX == 0.05 and region.RegionSpatialFormat == 1 for region in (tissue, flow)
+        )
+        assert not [name for name in REGION_TYPE_1 if name not in flow]
+        assert (load_frames([tmp_path / "a"])[0].pixels == drawn.pixels).all()
+    write_dicom(tmp_path / "b", [picture()], study="s", number=1)
+    (alone,) = dcmread(tmp_path / "b").SequenceOfUltrasoundRegions
+    assert (alone.RegionDataType, alone.RegionFlags) == (1, 0)
+
+
+def test_a_doppler_examination_names_its_colour_box(tmp_path):
+    flags = ["--cases", "10", "--seed", "3", "--format", "dicom", "--organ", "vessel", "--quiet"]
+    assert main([*flags, str(tmp_path)]) == 0
+    cases = list(read_cases(tmp_path / "cases.jsonl"))
+    doppler = [view["doppler"] for case in cases for view in case.extra["examination"]["views"]]
+    files = [dcmread(image) for case in cases for image in case.images]
+    types = [[region.RegionDataType for region in ds.SequenceOfUltrasoundRegions] for ds in files]
+    assert types == [[1, 2] if colour else [1] for colour in doppler] and any(doppler)
+
+
+def test_physicians_and_hospitals_differ_and_are_invented_plainly(tmp_path):
+    people = [invented_patient(3, number) for number in range(30)]
+    assert len({one.physician for one in people}) > 20 and len({one.hospital for one in people}) > 5
+    for one in people:
+        assert one.physician.startswith("Simulated^") and one.hospital.startswith("Simulated ")
+    write_dicom(tmp_path / "a", [picture()], study="s", number=1, patient=people[4])
+    ds = dcmread(tmp_path / "a")
+    assert ds.ReferringPhysicianName == people[4].physician and ds.InstitutionName == people[4].hospital
+
+
+def test_the_help_says_that_names_are_burned_into_every_image(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the name burned into a banner above every image, PNG too, and in the DICOM header" in said
 
 
 def _order(out: Path, *more: str) -> list:

@@ -237,6 +237,42 @@ def test_colour_is_limited_to_blood(organ, view):
         assert not (coloured(picture) & ~blood).any()
 
 
+SHOWN = {"none": (0.0, 0.003), "sparse": (0.04, 0.32), "rich": (0.18, 0.75)}  # coloured share of the lesion
+
+
+@pytest.mark.parametrize("organ", ORGANS)
+def test_the_blood_flow_that_is_stated_is_coloured_inside_the_lesion_and_no_other(organ):
+    rng, seen = np.random.default_rng(0), []
+    while len(seen) < 24:
+        exam = sample_examination(rng, organ)
+        for view in exam.views:
+            if view.doppler and view.shows_lesion:
+                picture, stated = draw_view(exam, view), exam.lesion.vascularity
+                inside = picture.labels == LESION
+                if stated == "none":  # the pixels of the outline are half blood where a mass lies in blood
+                    inside = ndimage.binary_erosion(inside)
+                low, high = SHOWN[stated]
+                assert low <= (coloured(picture) & inside).sum() / max(inside.sum(), 1) <= high, exam.lesion
+                seen.append(stated)
+    assert set(seen) == {"none"} if organ == "vessel" else {"none", "sparse", "rich"}
+
+
+def test_the_uterus_stands_out_from_what_lies_around_it():
+    """Its muscle is darker than the fat, and a bright line runs between the two; in grey levels."""
+    for seed in range(6):
+        exam = examination("gynaecology", "sagittal", seed=seed)
+        picture = draw_view(exam, exam.views[0])
+        grey = picture.pixels[..., 0].astype(float)
+        pieces, _ = ndimage.label(picture.labels == LABELS["parenchyma"])
+        uterus = ndimage.binary_fill_holes(pieces == np.bincount(pieces[pieces > 0]).argmax())
+        muscle = ndimage.binary_erosion(uterus, iterations=3) & (picture.labels == LABELS["parenchyma"])
+        near, far = (ndimage.binary_dilation(uterus, iterations=n) for n in (4, 12))
+        around = far & ~near & (picture.labels == LABELS["other"])
+        line = near & ~ndimage.binary_erosion(uterus)
+        assert grey[around].mean() - grey[muscle].mean() > 22
+        assert grey[line].mean() - grey[muscle].mean() > 28
+
+
 def test_flow_is_laminar_and_stands_still_at_the_wall():
     flow = np.zeros((SIZE, SIZE), np.float32)
     flow[60:81] = 0.8

@@ -26,6 +26,9 @@ def test_two_to_eight_frames_of_which_one_to_three_are_valid(groups):
         assert FRAMES[0] <= len(group.pictures) <= FRAMES[1]
         assert 1 <= len(valid) <= MOST_VALID and len(valid) < len(group.pictures)
         assert valid == [i for i, area in enumerate(areas) if area >= VALID_SHARE * areas.max()]
+        for row in group.rows:
+            assert row["valid_share"] == VALID_SHARE and max(row["cross_section"]) == 1
+            assert row["cross_section"] == pytest.approx(areas / areas.max(), abs=1e-3)
     counts = {len(group.pictures) for group in groups}
     assert min(counts) == 2 and max(counts) == 8
 

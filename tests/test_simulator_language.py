@@ -16,6 +16,7 @@ from eval.metrics.clinical import facts
 from simulator import examination as schema
 from simulator.examination import Examination, Lesion, View
 from simulator.language import LANGUAGES, _wording, diagnosis, questions, report, request
+from simulator.population import sample_examination
 from simulator.readings import birads_category, read_lesion, rules, tirads_level
 
 MEASURE_MM = {"intima_media": (0.5, 1.4), "lumen": (5, 8), "length": (85, 125), "width": (38, 60)}
@@ -337,6 +338,18 @@ def test_requests_vary_and_name_the_organ_only_when_told(language):
         request("report", language, rng, "spleen")
 
 
+def test_no_intima_media_of_a_normal_artery_is_thickened():
+    """From 1.0 mm it is called thickened; no text says so, so none may be as thick, nor rounded to it."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        exam = sample_examination(rng, "vessel")
+        assert exam.measures["intima_media"] < 1.0
+        thick = re.search(
+            r"(?:内中膜厚度?约?|intima-media thickness (?:of |was )?)([\d.]+)", report(exam, "zh", rng)
+        )
+        assert float(thick[1]) < 1.0
+
+
 def test_an_unknown_language_is_refused():
     with pytest.raises(ValueError, match="'fr'"):
         report(examinations(1, seed=0)[0], "fr", np.random.default_rng(0))
@@ -374,7 +387,8 @@ def test_every_rule_of_reading_has_its_words(language):
 
 TIRADS = {
     ("anechoic", "oval", "circumscribed", False): 1,
-    ("mixed", "oval", "circumscribed", False): 2,
+    ("mixed", "oval", "circumscribed", False): 3,  # 1 + 2: mixed cystic and solid, hypoechoic solid part
+    ("mixed", "oval", "circumscribed", True): 4,
     ("isoechoic", "oval", "circumscribed", False): 3,
     ("hypoechoic", "oval", "indistinct", False): 4,
     ("hypoechoic", "irregular", "spiculated", False): 4,  # 4 + 2: irregular and spiculated count once

@@ -10,6 +10,8 @@ from PIL import Image
 from test_imaging_deidentify import fan, screen
 
 from imaging.case import read_cases
+from imaging.regions import scan_regions
+from training.hospital import __main__ as command
 from training.hospital.__main__ import main
 from training.hospital.export import SIDES, VERSIONS, Pseudonyms
 from training.hospital.rows import ExportError, image_names, patient_key, read_rows, studies
@@ -37,6 +39,18 @@ FINDINGS = "患者张晓梅，2023年5月6日检查。甲状腺左叶中部见�
         ),
         ("Reported by Jane Roe. Nodule seen.", "Reported by [name]. Nodule seen."),
         ("Seen by Dr. Roe at St Mary Hospital.", "Seen by [name] at [hospital]."),
+        ("Seen by Dr van der Berg today.", "Seen by [name] today."),
+        ("dr. wang lili saw her", "[name] saw her"),
+        ("Mr. zhang has pain, dr. wang reports.", "[name] has pain, [name] reports."),
+        ("Prof. Dr. O'Neill and Dr J. A. Smith agree.", "[name] and [name] agree."),
+        ("name: jane roe, 60 years", "name: [name], 60 years"),
+        ("审核医师 李四光", "审核医师〔姓名〕"),
+        ("报告医师李四光、王芳。", "报告医师〔姓名〕。"),
+        ("aged 93 years", "aged 90+ years"),
+        ("93 y old, 94-year-old, 95 yrs, 96F", "90+ y old, 90+-year-old, 90+ yrs, 90+F"),
+        ("age: 94; gestational age 93 days", "age: 90+; gestational age 93 days"),
+        ("患者九十三岁，年龄：95", "患者90+岁，年龄：90+"),
+        ("Seen on May 5, 2020, on 6 June and on May 7.", "Seen on [date], on [date] and on [date]."),
     ],
 )
 def test_names_numbers_and_dates_are_taken_out(text, expected):
@@ -66,6 +80,9 @@ def test_a_heading_inside_the_cell_is_left_out(cell, text):
         "左肾大小11.0×5.2×4.8cm，RI 0.65，PSV 80.5cm/s。",
         "A 12 x 8 mm nodule at the 12:30 position, 3-5 mm from the wall. ACR TI-RADS 4, EF 65 %.",
         "Follow-up in 6 months. The left lobe may be enlarged.",
+        "May 5 mm nodule. The segment 5 may be spared. March 12 x 8 mm.",
+        "Mild MR and TR, the doctor in charge agrees, 120 ms after. Mild mr jet. PSV 93 cm/s, EF 95 %.",
+        "请临床医生结合，医生 高度怀疑恶性。",
     ],
 )
 def test_findings_stay_as_they_are(text):
@@ -79,18 +96,22 @@ def test_findings_stay_as_they_are(text):
         (
             "DOE^JANE",
             "左叶正常，Jane Doe，DOE JANE。",
-            "左叶正常，〔姓名或编号〕 〔姓名或编号〕，〔姓名或编号〕。",
+            "左叶正常，〔姓名或编号〕，〔姓名或编号〕。",
         ),
         ("A-77", "编码A-77甲。", "编码〔姓名或编号〕甲。"),
         (
             "Roe^Patty 007",
             "by Roe^Patty 007 or Patty Roe",
-            "by 〔姓名或编号〕 or 〔姓名或编号〕 〔姓名或编号〕",
+            "by 〔姓名或编号〕 or 〔姓名或编号〕",
         ),
         ("SMALL", "A small cyst. Dr Small。壁", "A small cyst. Dr 〔姓名或编号〕。壁"),
         ("Liver Center", "Liver: normal. liver center。壁", "Liver: normal. 〔姓名或编号〕。壁"),
         ("3", "第3床", "第3床"),
         ("WALL^ANN", "The wall is smooth。壁", "The wall is smooth。壁"),
+        ("Zhang^Wei", "wei zhang reports pain", "〔姓名或编号〕 reports pain"),
+        ("Zhang^Wei^Min", "by min, zhang; weizhang。", "by 〔姓名或编号〕; 〔姓名或编号〕。"),
+        ("ZHANG WEI", "wei zhang", "〔姓名或编号〕"),
+        ("Zhang^Wei=张^伟", "张伟, zhang wei", "〔姓名或编号〕, 〔姓名或编号〕"),
     ],
 )
 def test_what_the_export_knows_is_taken_out(known, text, expected):
@@ -101,6 +122,8 @@ def test_what_the_export_knows_is_taken_out(known, text, expected):
 
 def test_a_known_value_that_is_left_is_noticed():
     assert still_known("Zhang  Xiaomei", ["ZHANG^XIAOMEI"])
+    assert still_known("xiaomei zhang reports pain", ["ZHANG^XIAOMEI"])
+    assert still_known("张晓梅", ["ZHANG^XIAOMEI=张^晓梅"])
     assert not still_known("a normal liver", ["ZHANG^XIAOMEI", "ab"])
 
 
@@ -304,6 +327,51 @@ def test_what_is_left_out_is_said(tmp_path, row, where, reason):
     assert all(not read_cases(out / "named" / f"{side}.jsonl") for side in SIDES)
 
 
+def test_what_is_kept_but_cannot_be_checked_is_counted_and_listed(tmp_path, capsys):
+    path = jsonl(tmp_path, [{"images": "small.png; grey.png; screen.png"}])
+    Image.fromarray(fan(224, 224)[0]).save(tmp_path / "images/small.png")
+    Image.fromarray(np.full((600, 800), 90, np.uint8)).save(tmp_path / "images/grey.png")
+    Image.fromarray(screen()[0]).save(tmp_path / "images/screen.png")
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "images"), str(path), str(out), "--key", str(tmp_path / "k"), "--quiet"]
+    for _ in range(2):  # and the journal keeps it
+        assert main([*arguments, "--keep-whole"]) == 0
+        assert "2 images were kept, but not checked" in capsys.readouterr().out
+        with (out / "unchecked.csv").open(encoding="utf-8") as file:
+            rows = [(row["where"], row["reason"].split(":")[0]) for row in csv.DictReader(file)]
+        small = "too small to tell a screen from a scan"
+        assert [reason for _, reason in rows] == [small, "a whole screen (--keep-whole)"]
+        assert all((out / place).is_file() for place, _ in rows)
+
+
+def test_other_rules_do_not_go_on(tmp_path, monkeypatch, capsys):
+    export(tmp_path, patients=1)
+    assert run(tmp_path) == 0
+    (tmp_path / "rules.yaml").write_bytes(command.RULES.read_bytes() + b"# mended")
+    monkeypatch.setattr(command, "RULES", tmp_path / "rules.yaml")
+    assert run(tmp_path) == 2
+    assert "choose another OUT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "site, findings, asked, answered",
+    [
+        ("heart", "左心室不大。", "心脏超声", "检查部位：心脏"),
+        ("肝脏", "The size is normal.", "the liver", "Site: liver"),
+        ("foot", "未见异常。", "“foot”超声", "检查部位：“foot”"),
+        ("Left Breast", "The size is normal.", "the Left Breast", "Site: Left Breast"),
+    ],
+)
+def test_the_site_is_named_in_the_report_s_language(tmp_path, site, findings, asked, answered):
+    path = jsonl(tmp_path, [{"images": "a.png", "site": site, "findings": findings}])
+    Image.fromarray(fan(224, 224)[0]).save(tmp_path / "images/a.png")
+    arguments = [str(tmp_path / "images"), str(path), str(tmp_path / "out"), "--key", str(tmp_path / "k")]
+    assert main([*arguments, "--quiet", "--split", "1", "0", "0"]) == 0
+    named, unnamed = (read_cases(tmp_path / f"out/{version}/train.jsonl") for version in VERSIONS)
+    assert asked in named[0].question and unnamed[0].answer.startswith(answered)
+    assert named[0].extra["site"] == site
+
+
 def test_images_are_found_in_the_study_s_folder_and_rows_of_a_study_belong_together(tmp_path):
     rows = [{"study_id": "s1"}, {"study_id": "s2", "images": "1.png"}, {"study_id": "s2", "images": "2.png"}]
     path = jsonl(tmp_path, rows)
@@ -336,6 +404,14 @@ def test_an_export_that_cannot_be_read_is_one_sentence(tmp_path, content, compla
     with pytest.raises(ExportError) as caught:
         read_rows(tmp_path / "reports.csv")
     assert complaint in str(caught.value)
+
+
+def test_the_example_in_the_help_can_be_read(tmp_path):
+    lines = [line.strip() for line in command.__doc__.splitlines() if line.startswith("    ")]
+    (tmp_path / "reports.csv").write_text("\n".join(lines), encoding="utf-8")
+    rows = read_rows(tmp_path / "reports.csv")
+    assert [row.values["site"] for row in rows] == ["thyroid", "肝脏"]
+    assert all(all(row.values.values()) and len(image_names(row.values["images"])) == 2 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -423,6 +499,6 @@ def test_the_simulator_s_export_with_an_invented_patient(tmp_path):
     for case, row in zip(cases, rows, strict=True):
         for clean, image in zip(case.images, row["images"], strict=True):
             header = dcmread(tmp_path / "sim/images" / image)
-            (one,) = header.SequenceOfUltrasoundRegions
+            (_, top, _, bottom), _ = scan_regions(header)
             with Image.open(clean) as picture:
-                assert picture.height == one.RegionLocationMaxY1 + 1 - one.RegionLocationMinY0 < header.Rows
+                assert picture.height == bottom - top < header.Rows

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from assistants.abvlm_q.prompts import FORMS
 from assistants.echovlm.configuration import MIXTURE_FIELDS
 from assistants.llava_ultra.configuration import LlavaUltraConfig
 from training.loop import Schedule
@@ -23,14 +24,17 @@ from training.loop import Schedule
 PRECISIONS = ("no", "bf16", "fp16")
 OF_LLAVA_ULTRA = ("contrast", "masks", "llava_language", "llava_align", "llava_instruct")
 KINDS = ("vision_warmup", "captions", "moe", "instruct", "lora", *OF_LLAVA_ULTRA)
+OF_ABVLM_Q = ("vision_warmup", "lora")
 WITH_LORA = ("instruct", "lora", "llava_instruct")
+WITH_OR_WITHOUT_LORA = ("vision_warmup",)
 WITH_DISTILLATION = ("llava_instruct",)
 ULTRA_FIELDS = tuple(LlavaUltraConfig.__annotations__)
+ABVLM_Q_FIELDS = ("prompt", "planes")
 BESIDE_THE_BASE = ("base", "clip", "sam")  # arguments of assistants.llava_ultra.published.open_published
 
 _ABOVE_ZERO = (
     "steps epochs batch_size accumulation learning_rate gradient_clip checkpoint_every minutes rank alpha "
-    "vocabulary max_pixels max_length sharpness"
+    "vocabulary min_pixels max_pixels max_length sharpness"
 ).split()
 _SHARES = ("warmup_ratio", "dropout", "familiarity_quantile")  # from 0 to below 1
 
@@ -53,6 +57,7 @@ class Lora:
 class StageRecipe:
     """One stage: `kind` says what learns (`training.stages`), `schedule` how long and how fast.
 
+    A vision_warmup with `lora` leaves it on the model: a later stage of the kind lora goes on with it.
     `distillation` is the weight of Eq. 5 beside the answers' loss; 0 leaves the frame score to itself.
     `sharpness` is the power that Eq. 5's Norm takes the attention shares to; 1 leaves them as they are.
     """
@@ -74,13 +79,19 @@ class Recipe:
     the configuration fields `vision` and `text`. `mixture` holds EchoVLM's own fields. `tokenizer_cases`,
     orders of the simulator, widen what a fresh tokenizer reads; nothing else learns from them.
     `held_out` (arguments of the simulator) and `familiarity_quantile`, the share of its images that must
-    pass, make the familiarity statistics. `max_pixels` is the budget of one image and `max_length` of one
-    conversation in tokens; None leaves both to the weights. `keep_features` computes what a frozen vision
-    tower sees once for each image; the images must have one size then. `weights` is the place for --publish.
+    pass, make the familiarity statistics. `max_pixels` is the budget of one image, below `min_pixels` it is
+    enlarged; `max_length` is the budget of one conversation in tokens; None leaves all to the weights.
+    `keep_features` computes what a frozen vision tower sees once for each image; the images must have one
+    size then. `weights` is the place for --publish.
 
     Of LLaVA-Ultra, `ultra` holds the fields of LlavaUltraConfig beside vision and text of a fresh model, or
     what `published.open_published` takes beside the base (sam, clip, base, fields); `groups` is a second
     order of the simulator, cases of several frames; all its stages learn from both.
+
+    Of AbVLM-Q, `abvlm_q` holds `prompt`, the form that is taught ("full" or "short"), and may hold `planes`,
+    the file of a hospital's own protocol. What is taught is then the assistant's own answer, written from
+    each case's boxes, planes, deductions and score. After a stage of the kind lora, --publish puts the
+    adapter in its place.
     """
 
     name: str
@@ -97,8 +108,10 @@ class Recipe:
     mixture: dict[str, object] | None = None
     ultra: dict[str, object] | None = None
     groups: dict[str, object] | None = None
+    abvlm_q: dict[str, str] | None = None
     held_out: dict[str, object] | None = None
     familiarity_quantile: float | None = None
+    min_pixels: int | None = None
     max_pixels: int | None = None
     max_length: int | None = None
     gradient_checkpointing: bool = False
@@ -109,6 +122,11 @@ class Recipe:
     def of_llava_ultra(self) -> bool:
         """Whether its stages teach a LLaVA-Ultra."""
         return any(stage.kind in OF_LLAVA_ULTRA for stage in self.stages)
+
+    @property
+    def ships_adapter(self) -> bool:
+        """Whether an adapter of AbVLM-Q is what comes out."""
+        return self.abvlm_q is not None and self.stages[-1].kind == "lora"
 
 
 def read_recipe(path: Path, *, base: str | None = None, cases: list[str] | None = None) -> Recipe:
@@ -161,7 +179,7 @@ def _stage(path: Path, where: str, raw: dict, seed: int) -> StageRecipe:
         own = {"seed": seed} if key == "schedule" else {}
         if values or key == "schedule":
             parts[key] = _build(part, path, f"{where}.{key}", own | (values or {}))
-    if ("lora" in parts) != (kind in WITH_LORA):
+    if ("lora" in parts) != (kind in WITH_LORA) and kind not in WITH_OR_WITHOUT_LORA:
         raise RecipeError(
             f"{path}: {where}.lora: the kind {kind} {'needs it' if kind in WITH_LORA else 'has none'}"
         )
@@ -201,7 +219,44 @@ def _complaint(recipe: Recipe) -> str | None:
             return f"mixture.{key}: unknown key; known are {', '.join(sorted(MIXTURE_FIELDS))}"
     if (recipe.held_out is None) != (recipe.familiarity_quantile is None):
         return "held_out, familiarity_quantile: give both or neither"
-    return _complaint_about_ultra(recipe)
+    if None not in (recipe.min_pixels, recipe.max_pixels) and recipe.min_pixels > recipe.max_pixels:
+        return f"min_pixels: {recipe.min_pixels} is more than max_pixels {recipe.max_pixels}"
+    if recipe.min_pixels is not None and recipe.base is None:
+        return "min_pixels: only a base's images are enlarged"
+    return (
+        _complaint_about_adapters(recipe)
+        or _complaint_about_abvlm_q(recipe)
+        or _complaint_about_ultra(recipe)
+    )
+
+
+def _complaint_about_adapters(recipe: Recipe) -> str | None:
+    """What does not go together where a LoRA stays on from one stage to another."""
+    for i, stage in enumerate(recipe.stages):
+        if stage.kind in WITH_OR_WITHOUT_LORA and stage.lora is not None:
+            following = recipe.stages[i + 1 :]
+            if not following or following[0].lora != stage.lora or following[0].kind not in OF_ABVLM_Q:
+                kinds = " or ".join(OF_ABVLM_Q)
+                return f"stages[{i}].lora: the next stage, of the kind {kinds}, must go on with the same lora"
+    return None
+
+
+def _complaint_about_abvlm_q(recipe: Recipe) -> str | None:
+    """What does not go together where AbVLM-Q's answers are taught."""
+    if recipe.abvlm_q is None:
+        return None
+    for key in recipe.abvlm_q:
+        if key not in ABVLM_Q_FIELDS:
+            return f"abvlm_q.{key}: unknown key; known are {', '.join(ABVLM_Q_FIELDS)}"
+    if recipe.abvlm_q.get("prompt") not in FORMS:
+        return f"abvlm_q.prompt: {recipe.abvlm_q.get('prompt')!r} is not one of {', '.join(FORMS)}"
+    if any(stage.kind not in OF_ABVLM_Q for stage in recipe.stages):
+        return f"abvlm_q: only the kinds {', '.join(OF_ABVLM_Q)} teach it"
+    if any(stage.kind == "lora" for stage in recipe.stages[:-1]):
+        return "abvlm_q: the stage of the kind lora comes last"
+    if recipe.ships_adapter and any(stage.lora is None for stage in recipe.stages):
+        return "abvlm_q: a vision_warmup before the kind lora needs its lora, or the adapter has not all"
+    return None
 
 
 def _complaint_about_ultra(recipe: Recipe) -> str | None:
@@ -212,7 +267,7 @@ def _complaint_about_ultra(recipe: Recipe) -> str | None:
     for key in ("ultra", "groups"):
         if getattr(recipe, key) is not None and not any(ours):
             return f"{key}: only the kinds {', '.join(OF_LLAVA_ULTRA)} have a use for it"
-    for key in ("max_pixels", "held_out", "mixture"):
+    for key in ("min_pixels", "max_pixels", "held_out", "mixture"):
         if getattr(recipe, key) is not None and any(ours):
             return f"{key}: LLaVA-Ultra has no use for it"
     known = ULTRA_FIELDS if recipe.base is None else (*ULTRA_FIELDS, *BESIDE_THE_BASE)

@@ -6,7 +6,7 @@ goes on where it was. Started by `accelerate launch`, all processes learn and th
 
 The shipped folder is what `open_assistant` opens: safetensors, tokenizer, chat template, image processor.
 Demo weights come in bfloat16 shards under 9 MB, with the familiarity statistics. A stage of the kind `lora`
-ships its adapter, too.
+ships its adapter, too; of AbVLM-Q that is what is published.
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from assistants.abvlm_q.prompts import FORM_FILE
 from assistants.echovlm import EchoVLMForConditionalGeneration
 from assistants.echovlm.assistant import DEMO_MARK
 from assistants.echovlm.prompts import LANGUAGES, organs, standard_request
 from imaging.case import Case, read_cases
 from imaging.files import load_frames
+from imaging.planes import Planes, PlanesError, load_planes
 from models.checkpoint import load_model, model_class_for, read_json, resolve
 from models.encoding import Encoder
+from models.familiarity import FILE as FAMILIARITY
 from models.familiarity import Familiarity, vision_features
 from training.begun import OtherRecipe, begin
 from training.contrast import Contrast
@@ -41,11 +44,15 @@ from training.conversation import SeenImages, SeenTower
 from training.frames import Examinations, SeenFrames, standing_in
 from training.loop import Stage, processes, train, write_tensors
 from training.masks import Masks
+from training.plane_answers import PlaneAnswers
+from training.plane_warmup import PlaneWarmup
 from training.recipe import Recipe, RecipeError, StageRecipe
 from training.stages import (
     CHOICE,
     FUSION,
     LANGUAGE,
+    LORA,
+    LORA_OF_VISION,
     MIXTURE,
     Instructions,
     changed_by,
@@ -87,11 +94,14 @@ def run(
         if model is None:
             say(f"{stage.name}: learned, and gathered in {output / stage.name}; start again with --resume")
             return None
-    folder = Path(recipe.weights) if publish else output / "weights"
+    published = Path(recipe.weights) if publish else None
+    merged = output / "weights" if recipe.ships_adapter else published or output / "weights"
     with state.main_process_first():
         if state.is_main_process:
-            ship(recipe, model, encoder, cases, held_out, folder, say)
-    return folder
+            ship(recipe, model, encoder, cases, held_out, merged, say)
+            if recipe.ships_adapter:
+                _ship_adapter(output, published, say)
+    return published or merged
 
 
 def _silent(line: str) -> None:
@@ -105,6 +115,16 @@ def _require_inputs(recipe: Recipe, publish: bool) -> None:
             raise RecipeError(f"{recipe.name}: cases: there is no file {path}; name yours with --cases")
     if publish and recipe.weights is None:
         raise RecipeError(f"{recipe.name}: weights: --publish needs a place for the weights")
+    if recipe.abvlm_q:
+        _protocol(recipe)
+
+
+def _protocol(recipe: Recipe) -> Planes:
+    """The protocol of standard planes that AbVLM-Q's answers go by."""
+    try:
+        return load_planes(recipe.abvlm_q.get("planes"))
+    except (OSError, PlanesError) as error:
+        raise RecipeError(f"{recipe.name}: abvlm_q.planes: {error}") from error
 
 
 def _cases(recipe: Recipe, output: Path, say: Callable[[str], None]) -> list[Case]:
@@ -148,13 +168,18 @@ def open_base(recipe: Recipe) -> tuple[Encoder, PreTrainedModel]:
     )
     model.name_or_path = recipe.base  # what an adapter names as its base: the id, not this machine's folder
     encoder = Encoder.open(folder)
-    if recipe.max_pixels is not None:
-        own, edges = (
-            encoder.image_processor.size,
-            ("shortest_edge", "longest_edge"),
-        )  # in pixels, whatever they say
-        encoder.image_processor.size = {edge: min(own[edge], recipe.max_pixels) for edge in edges}
+    _set_budget(recipe, encoder)
     return encoder, model
+
+
+def _set_budget(recipe: Recipe, encoder: Encoder) -> None:
+    """The recipe's `min_pixels` and `max_pixels` in place of the weights' own."""
+    own = encoder.image_processor.size  # its edges are in pixels, whatever they say
+    smallest = recipe.min_pixels or own["shortest_edge"]
+    largest = max(own["longest_edge"], smallest)
+    if recipe.max_pixels is not None:
+        smallest, largest = min(smallest, recipe.max_pixels), min(largest, recipe.max_pixels)
+    encoder.image_processor.size = {"shortest_edge": smallest, "longest_edge": largest}
 
 
 def simulate(arguments: dict[str, object], folder: Path, say: Callable[[str], None]) -> list[Case]:
@@ -236,7 +261,7 @@ class _Stage:
 
     def run(self, model: nn.Module) -> nn.Module | None:
         """The model after the stage; None where its tensors lie in pieces in several processes."""
-        model = self._with_mixture(model)
+        model = self._with_adapter(self._with_mixture(model))
         if self.kept.exists():
             _restore(model, self.kept)
             self.say(f"{self.stage.name}: done before")
@@ -279,11 +304,28 @@ class _Stage:
                 raise RecipeError(f"{self.recipe.name}: mixture.{key}: {value!r}, but the base has {own!r}")
         return model
 
+    def _with_adapter(self, model: nn.Module) -> nn.Module:
+        """A warm-up's LoRA stays on the model for the stage that goes on with it, as it is or, where that
+        stage was done before, without it: what was kept is merged."""
+        if isinstance(model, PeftModel):
+            done = self.stage.kind == "lora" and self.kept.exists()
+            return model.unload() if done else model
+        warms_up = self.stage.kind == "vision_warmup" and self.stage.lora is not None
+        return self._wrapped(model, None) if warms_up else model
+
     def _vision(self, model: nn.Module) -> tuple[nn.Module, set[str]] | None:
-        freeze(model, None)
-        model.model.visual.requires_grad_(True)
-        changed = changed_by(model)
-        warmup = VisionWarmup(model.model.visual, self.encoder, self.cases)
+        """The tower learns in full, or its LoRA does."""
+        if adapted := isinstance(model, PeftModel):
+            freeze(model, LORA_OF_VISION)
+        else:
+            freeze(model, None)
+            model.model.visual.requires_grad_(True)
+        changed = changed_by(model, merged=not adapted)
+        tower = (model.get_base_model() if adapted else model).model.visual
+        if self.recipe.abvlm_q:
+            warmup = PlaneWarmup(tower, self.encoder, self.cases, _protocol(self.recipe))
+        else:
+            warmup = VisionWarmup(tower, self.encoder, self.cases)
         heads = (
             self.output / "dense_heads.safetensors"
         )  # a later warm-up stage goes on with the same read-outs
@@ -323,7 +365,7 @@ class _Stage:
         if not self._converse(wrapped):
             return None
         if alone and processes().is_main_process:
-            _save_adapter(wrapped, self.encoder, self.output / "adapter")
+            _save_adapter(self.recipe, wrapped, self.encoder, self.output / "adapter")
             self.say(f"adapter in {self.output / 'adapter'}")
         return wrapped.merge_and_unload(), changed
 
@@ -377,17 +419,34 @@ class _Stage:
             return self._talk(taught, task)
 
     def _converse(self, model: nn.Module, seen: SeenImages | None = None) -> bool:
+        if self.recipe.abvlm_q:
+            return self._talk(model, self._plane_answers(model))
         task = Instructions(self.stage.name, model, self.encoder, self.cases, seen, self.recipe.max_length)
         return self._talk(model, task)
 
+    def _plane_answers(self, model: PeftModel) -> PlaneAnswers:
+        return PlaneAnswers(
+            self.stage.name,
+            model,
+            self.encoder,
+            self.cases,
+            _protocol(self.recipe),
+            self.recipe.abvlm_q["prompt"],
+            self.recipe.max_length,
+        )
+
     def _wrapped(self, model: nn.Module, also: re.Pattern | None) -> PeftModel:
-        """The model with the stage's LoRA; what matches `also` learns in full."""
+        """The model with the stage's LoRA, a warm-up's where it has one; what matches `also` learns in
+        full."""
+        if isinstance(model, PeftModel):
+            freeze(model, LORA)
+            return model
         try:
             return with_lora(model, self.stage.lora, self.stage.schedule.seed, also)
         except ValueError as error:  # peft found no layer of that name
             raise RecipeError(f"{self.recipe.name}: {self.stage.name}: lora.targets: {error}") from error
 
-    def _talk(self, model: nn.Module, task: Instructions | Examinations) -> bool:
+    def _talk(self, model: nn.Module, task: Instructions | Examinations | PlaneAnswers) -> bool:
         if self.recipe.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         whole = self._learn(task, f"{len(task):,} examinations")
@@ -406,12 +465,40 @@ class _Stage:
         return True
 
 
-def _save_adapter(wrapped: PeftModel, encoder: Encoder, folder: Path) -> None:
-    """The adapter as peft reads it, with tokenizer and image processor, whole or not at all."""
+def _save_adapter(recipe: Recipe, wrapped: PeftModel, encoder: Encoder, folder: Path) -> None:
+    """The adapter as peft reads it, with tokenizer and image processor, whole or not at all; a demo's in
+    bfloat16."""
     fresh = _fresh(folder)
     wrapped.save_pretrained(fresh)
+    if _is_demo(recipe):
+        for path in fresh.glob("*.safetensors"):
+            halves = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
+            save_file(halves, path, metadata={"format": "pt"})
     encoder.save(fresh)
+    _leave_marks(recipe, fresh)
     _replace(folder, fresh)
+
+
+def _leave_marks(recipe: Recipe, folder: Path) -> None:
+    """What an assistant must know of weights or of an adapter: the prompt that was taught, and a demo's
+    mark."""
+    if recipe.abvlm_q:
+        (folder / FORM_FILE).write_text(json.dumps({"prompt": recipe.abvlm_q["prompt"]}) + "\n")
+    if _is_demo(recipe):
+        (folder / DEMO_MARK).write_text(json.dumps({"recipe": recipe.name, "seed": recipe.seed}) + "\n")
+
+
+def _ship_adapter(output: Path, published: Path | None, say: Callable[[str], None]) -> None:
+    """Give the adapter the familiarity statistics of the merged weights, and put it where it is
+    published."""
+    adapter = output / "adapter"
+    if (statistics := output / "weights" / FAMILIARITY).is_file():
+        shutil.copy(statistics, adapter)
+    if published is not None:
+        fresh = _fresh(published)
+        shutil.copytree(adapter, fresh)
+        _replace(published, fresh)
+        say(f"adapter in {published}")
 
 
 def _restore(model: nn.Module, path: Path) -> None:
@@ -461,8 +548,7 @@ def ship(
     encoder.save(fresh)
     if held_out is not None:
         _fit_familiarity(recipe, type(model), encoder, cases, held_out, fresh)
-    if demo:
-        (fresh / DEMO_MARK).write_text(json.dumps({"recipe": recipe.name, "seed": recipe.seed}) + "\n")
+    _leave_marks(recipe, fresh)
     card = (folder / "README.md").exists()
     _replace(folder, fresh)
     if card:

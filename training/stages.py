@@ -2,7 +2,7 @@
 
 | kind | learns | source |
 |---|---|---|
-| vision_warmup | vision tower and merger, on the label maps | ours, in place of Qwen2-VL's pre-training |
+| vision_warmup | vision tower and merger, or LoRA in them, on the label maps | ours, for Qwen2-VL's own |
 | captions | the dense language model; the tower is frozen | ours; likewise |
 | moe | router, experts and mixing only; every Qwen2-VL parameter is frozen | EchoVLM, stage I |
 | instruct | LoRA on vision, projector and attention; the mixture in full | EchoVLM, stage II and Table 8 |
@@ -45,12 +45,14 @@ MIXTURE = re.compile(r"language_model\.layers\.\d+\.mlp\.(?!ffn\.)")
 
 FUSION = re.compile(r"\.fusion\.")  # P1, P2 and alpha of LLaVA-Ultra's Eq. 2
 LANGUAGE = re.compile(r"\.fusion\.|\.language_model\.|lm_head\.")
+LORA = re.compile(r"\.lora_")
+LORA_OF_VISION = re.compile(r"visual\..*\.lora_")
 CHOICE = re.compile(r"\.fusion\.|\.frame_score\.")  # with w of Eq. 3
 
 # What the printed counts call the parameters; the first pattern that is found in the name decides.
 _PARTS = (
-    ("LoRA on the vision tower", r"visual\.blocks.*\.lora_"),
-    ("LoRA on the projector", r"visual\.merger.*\.lora_"),
+    ("LoRA on the vision tower", r"(visual|^tower)\.blocks.*\.lora_"),
+    ("LoRA on the projector", r"(visual|^tower)\.merger.*\.lora_"),
     ("LoRA on the language model", r"\.lora_"),
     ("routed experts", r"language_model.*\.mlp\.experts\."),
     ("shared experts", r"language_model.*\.mlp\.shared_expert\."),
@@ -115,9 +117,11 @@ def learn_in_float32(model: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def changed_by(model: nn.Module) -> set[str]:
-    """Names of the state's tensors that learning changes, once LoRA is merged."""
+def changed_by(model: nn.Module, *, merged: bool = True) -> set[str]:
+    """Names of the state's tensors that learning changes, once LoRA is merged, or with LoRA as it is."""
     names = {name for name, p in model.named_parameters() if p.requires_grad}
+    if not merged:
+        return names
     return {
         re.sub(r"\.lora_[AB]\.\w+\.weight$", ".weight", n.removeprefix("base_model.model.")) for n in names
     }
@@ -140,8 +144,8 @@ class Instructions(Conversations):
         self.max_length = max_length
 
     def weight(self, batch: Tensors) -> float:
-        """Words that are learned: the loss is a mean over them (the first token is never predicted)."""
-        return float((batch["labels"][:, 1:] != IGNORED).sum())
+        """Words that are learned: the loss is a mean over them."""
+        return learned_words(batch)
 
     def _sample(self, rows: list[Case], rng: np.random.Generator) -> Tensors:
         """One to MOST_TURNS turns; fewer when they would be longer than `max_length`."""
@@ -155,6 +159,11 @@ class Instructions(Conversations):
             f"case {rows[0].id} has {tensors['input_ids'].shape[1]} tokens, more than max_length "
             f"{self.max_length}: leave it out, or lower max_pixels"
         )
+
+
+def learned_words(batch: Tensors) -> float:
+    """Words of a batch that are learned (the first token of a row is never predicted)."""
+    return float((batch["labels"][:, 1:] != IGNORED).sum())
 
 
 def askable(case: Case) -> Case:

@@ -124,14 +124,16 @@ def learn(
     *,
     form: str = "full",
     max_pixels: int | None = None,
+    frame: Frame | None = None,
 ) -> Tensors:
     """A case as a training step: the prompt, and the answer that is learned; see `Encoder.encode`.
 
-    The image is cut to its sector as in use, and the boxes are written for what is left of it. Raises what
-    `answer_of` and `load_frames` raise.
+    The image, or `frame` in its place, is cut to its sector as in use, and the boxes are written for what is
+    left of it. Raises what `answer_of` and `load_frames` raise.
     """
-    (whole, *_) = load_frames(case.images[:1], cut_to_sector=False)
-    frame, origin = cut_to_sector(whole)
+    if frame is None:
+        frame, *_ = load_frames(case.images[:1], cut_to_sector=False)
+    frame, origin = cut_to_sector(frame)
     language = case.language or language_of(case.question or "") or "zh"
     images = marks.encoder.encode_images([frame], max_pixels)
     canvas = canvas_of(convention, frame, origin, marks.encoder, images)

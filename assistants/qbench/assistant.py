@@ -37,7 +37,7 @@ from models.registry import registry
 DEMO_WEIGHTS = Path(__file__).parents[2] / "weights" / "demo"
 DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
 TASKS = ("quality", "compare")
-STRATEGIES = ("softmax", "raw")
+STRATEGIES = ("softmax", "raw", "both")
 SINGLE = prompts.PROMPTS[:4]  # those about one image
 
 
@@ -47,12 +47,14 @@ class QualityReply(Reply):
 
     Of one image: its level, the levels' `probabilities`, `score` 0 … 10 and so on by the leading `prompt`
     (fields of `rating.Rating`), `indicators` (scores 0 … 10, or levels where only words were written) and
-    `by_prompt`, the four prompts' ratings. Of several images `ratings` holds the same for each, and the
-    fields of one image are empty. Of a comparison also `best` (index of the image), `ranking` (best first),
-    `best_probabilities`, and the two opinions they are made of.
+    `by_prompt`, the four prompts' ratings, each with the `word` that was written where one was. Of several
+    images `ratings` holds the same for each, and the fields of one image are empty. Of a comparison also
+    `best` (index of the image), `ranking` (best first), `best_probabilities`, and the two opinions they are
+    made of. `model` and `wording` are fingerprints: scores of two do not compare.
     """
 
     task: str | None = None
+    model: str | None = None
     prompt: str | None = None
     wording: str | None = None
     strategy: str | None = None
@@ -77,7 +79,8 @@ class QualityReply(Reply):
 class QBenchAssistant:
     """The `Assistant` of the Ultrasound-QBench paper, on any model that a `Reader` can read.
 
-    `prompt` leads where a turn names none. `strategy` is "softmax", or "raw", the paper's baseline.
+    `prompt` leads where a turn names none. `strategy` is "softmax", or "raw", the paper's baseline; "both"
+    rates by softmax and also has the word written, which stands beside it in `by_prompt`.
     """
 
     name = "qbench"
@@ -252,7 +255,7 @@ class QBenchAssistant:
     def _read(self, asked: Sequence[Asked], settings: Settings | None) -> list[Reading]:
         if not asked:
             return []
-        read = self.reader.read if self.strategy == "softmax" else self.reader.write
+        read = {"softmax": self.reader.read, "raw": self.reader.write, "both": self._read_both}[self.strategy]
         full = None
         try:
             return read(asked, (settings or Settings()).max_pixels)
@@ -265,6 +268,16 @@ class QBenchAssistant:
                 f"{self.device} 内存不足。请减少图像数量后重试；服务器管理员也可以用 --quantize 4bit 启动。",
             )
         raise full  # out here, where the failed pass and its tensors are already forgotten
+
+    def _read_both(self, asked: Sequence[Asked], max_pixels: int | None) -> list[Reading]:
+        """By probabilities, and with the word that is written beside them where a level is asked for; the
+        single indicators are not written."""
+        readings = self.reader.read(asked, max_pixels)
+        spoken = [i for i, (probe, _) in enumerate(asked) if probe.images == 1 and _is_prompt(probe.name)]
+        written = self.reader.write([asked[i] for i in spoken], max_pixels)
+        for i, words in zip(spoken, written, strict=True):
+            readings[i] = replace(readings[i], text=words.text)
+        return readings
 
     def _unfamiliar(self, frames: Sequence[Frame], settings: Settings | None) -> tuple[int, ...]:
         """Which images are unlike all the demo weights were trained on; none for published weights."""
@@ -292,6 +305,7 @@ class QBenchAssistant:
         reply = QualityReply(
             text=sentences.say([each[lead] for each in ratings], found, comparison, turn.language),
             task=turn.task,
+            model=self.model,
             prompt=lead.partition(":")[0],
             wording=prompts.prompt_fingerprint(),
             strategy=self.strategy,
@@ -316,6 +330,11 @@ def _lead(probes: Sequence[Probe]) -> str:
     return "quantitative:overall" if name.startswith("quantitative") else name
 
 
+def _is_prompt(name: str) -> bool:
+    """Whether a probe stands for its whole prompt: the quantitative one is told by its overall indicator."""
+    return ":" not in name or name.endswith(":overall")
+
+
 def _found(ratings: Mapping[str, Rating], lead: str) -> dict[str, Any]:
     """The fields of a QualityReply about one image."""
     own = ratings[lead]
@@ -326,11 +345,16 @@ def _found(ratings: Mapping[str, Rating], lead: str) -> dict[str, Any]:
     }
     by_prompt = {
         name.removesuffix(":overall"): {
-            "level": each.level, "score": each.score, "open_mass": each.open_mass, "text": each.text
+            "level": each.level,
+            "probabilities": each.probabilities,
+            "score": each.score,
+            "open_mass": each.open_mass,
+            "text": each.text,
+            "word": each.word,
         }
         for name, each in ratings.items()
-        if ":" not in name or name.endswith(":overall")
-    }  # fmt: skip
+        if _is_prompt(name)
+    }
     return {
         "level": own.level,
         "level_by": own.level_by,

@@ -31,7 +31,8 @@ _DENIED = re.compile(r"(\bnot?\b|n't)\W*(\w+\W+)?$|[不非]是?$", re.IGNORECASE
 @dataclass(frozen=True)
 class Rating:
     """One image's quality by one prompt. `level` is None for an answer that names none; `score` is 0 … 10,
-    None where no probabilities were to be had; `borderline` None where the level was not decided by cuts."""
+    None where no probabilities were to be had; `borderline` None where the level was not decided by cuts;
+    `word` is the level that the written `text` names, None where it names none or nothing was written."""
 
     prompt: str
     level: str | None
@@ -43,6 +44,7 @@ class Rating:
     borderline: bool | None = None
     text: str | None = None
     reasons: tuple[str, ...] = ()
+    word: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ class Comparison:
 def rate(prompt: str, reading: Reading, language: str, cut_points: CutPoints | None = None) -> Rating:
     """The rating that a reading gives: by cuts of a population where there are some, else by the likeliest
     level, of equals the lower; by the word where there are no probabilities."""
+    word = parse_level(reading.text or "", language)
     if reading.probabilities is None:
-        level = parse_level(reading.text or "", language)
-        return Rating(prompt, level, WORD, reading.path, text=reading.text, reasons=reading.reasons)
+        return Rating(prompt, word, WORD, reading.path, text=reading.text, reasons=reading.reasons, word=word)
     shares = {level: reading.probabilities[level] for level in LEVELS}
     score = sum(weights()[level] * share for level, share in shares.items())
     level, level_by, borderline = max(reversed(LEVELS), key=shares.__getitem__), ARGMAX, None
@@ -76,7 +78,7 @@ def rate(prompt: str, reading: Reading, language: str, cut_points: CutPoints | N
         level_by = CLUSTERS
     return Rating(
         prompt, level, level_by, reading.path, shares, score, reading.open_mass, borderline, reading.text,
-        reading.reasons,
+        reading.reasons, word,
     )  # fmt: skip
 
 

@@ -6,12 +6,15 @@ rate of the commonest true level, balanced accuracy and a kappa with quadratic w
 beside it. Definitions are scikit-learn's where it has them.
 
 A level comes from `prediction_level` or else is the largest of `prediction_logits`. An answer with neither is
-unparsed and wrong; so is a case without an answer. Knows nothing of how logits are made, scored or clustered.
+unparsed and wrong; so is a case without an answer. A rater that decides on the same case in further ways says
+so under the keys of WAYS; each has its own columns ("Accuracy clustered"), and a case that was answered in
+such a way alone does not count in the plain ones. Knows nothing of how logits are made, scored or clustered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,10 @@ from eval.pairs import Pair, PairError
 
 LEVELS = ("low", "medium", "high")  # rising: the order of the confusion matrix and of kappa's weights
 UNPARSED = len(LEVELS)  # its column in the confusion matrix
+WAYS = {"softmax": "prediction_level_softmax", "clustered": "prediction_level_clustered"}
+
+# Of a further way: enough to compare it with the plain one; the others would fill a page.
+IN_EVERY_WAY = ("Accuracy", "Balanced accuracy", "Kappa", *(f"Recall {level}" for level in LEVELS))
 
 RANKS = np.arange(len(LEVELS), dtype=np.float64)
 STEPS = (RANKS[:, None] - RANKS) ** 2
@@ -32,7 +39,20 @@ KAPPA_WEIGHTS = np.concatenate(
 
 def measures(pairs: Sequence[Pair]) -> list[Measure]:
     """Every column about levels, over pairs whose truth has one; PairError for one that is not of LEVELS."""
-    table = _tables(pairs)
+    plain = _columns(_tables(pairs))
+    further = []
+    for way, key in WAYS.items():
+        if any(key in pair.values for pair in pairs):
+            further += [
+                replace(column, name=f"{column.name} {way}", receipt=f"{column.receipt}|way:{way}")
+                for column in _columns(_tables(pairs, way))
+                if column.name in IN_EVERY_WAY
+            ]
+    return [*plain, *further]
+
+
+def _columns(table: np.ndarray) -> list[Measure]:
+    """The columns of one way to decide, from its confusion matrices [cases, 3, 4]."""
     truth, right = table.sum(axis=2), np.diagonal(table, axis1=1, axis2=2)  # both [cases, 3]
     cases = truth.sum(axis=1)
     receipt = "levels:low,medium,high|from:level-else-argmax-logits|unparsed:wrong"
@@ -41,7 +61,7 @@ def measures(pairs: Sequence[Pair]) -> list[Measure]:
         return Measure(name, np.stack([hits, of], axis=1), ratio, receipt, share=True, **details)
 
     def figure(name: str, finish: Finish, note: str = "", **details) -> Measure:
-        return Measure(name, table.reshape(len(pairs), KAPPA_WEIGHTS.size), finish, receipt + note, **details)
+        return Measure(name, table.reshape(len(table), KAPPA_WEIGHTS.size), finish, receipt + note, **details)
 
     columns = [
         share("Accuracy", right.sum(axis=1), cases),
@@ -63,9 +83,11 @@ def measures(pairs: Sequence[Pair]) -> list[Measure]:
     ]
 
 
-def confusion(pairs: Sequence[Pair]) -> np.ndarray:
-    """int64 [3, 4]: rows are true levels low to high, columns predicted levels low to high, then unparsed."""
-    return _tables(pairs).sum(axis=0).astype(np.int64)
+def confusion(pairs: Sequence[Pair], way: str | None = None) -> np.ndarray:
+    """int64 [3, 4]: rows are true levels low to high, columns predicted levels low to high, then unparsed.
+
+    `way` is one of WAYS, or None for the plain level."""
+    return _tables(pairs, way).sum(axis=0).astype(np.int64)
 
 
 def balanced_accuracy(sums: np.ndarray) -> np.ndarray:
@@ -110,14 +132,21 @@ def _mean_where(counted: np.ndarray, figures: np.ndarray) -> np.ndarray:
     return ratio(np.stack([np.where(counted, figures, 0.0).sum(axis=-1), counted.sum(axis=-1)], axis=-1))
 
 
-def _tables(pairs: Sequence[Pair]) -> np.ndarray:
-    """float64 [cases, 3, 4]: a one where truth and prediction of a case meet; zeros without a true level."""
+def _tables(pairs: Sequence[Pair], way: str | None = None) -> np.ndarray:
+    """float64 [cases, 3, 4]: a one where truth and prediction of a case meet; zeros without a true level, and
+    for a case that was not decided in this way."""
     tables = np.zeros((len(pairs), *KAPPA_WEIGHTS.shape))
     for table, pair in zip(tables, pairs, strict=True):
         truth = _true_level(pair)
-        if truth is not None:
-            table[truth, _predicted_level(pair)] = 1
+        if truth is not None and _is_decided(pair, way):
+            table[truth, _predicted_level(pair, way)] = 1
     return tables
+
+
+def _is_decided(pair: Pair, way: str | None) -> bool:
+    if way is not None:
+        return WAYS[way] in pair.values
+    return "prediction_level" in pair.values or not any(key in pair.values for key in WAYS.values())
 
 
 def _true_level(pair: Pair) -> int | None:
@@ -130,9 +159,12 @@ def _true_level(pair: Pair) -> int | None:
     return level
 
 
-def _predicted_level(pair: Pair) -> int:
+def _predicted_level(pair: Pair, way: str | None) -> int:
     if pair.prediction is None:
         return UNPARSED
+    if way is not None:
+        stated = _level(pair.values[WAYS[way]])
+        return UNPARSED if stated is None else stated
     stated = _level(pair.values.get("prediction_level"))
     return _largest(pair.values.get("prediction_logits")) if stated is None else stated
 

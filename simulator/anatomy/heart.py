@@ -57,6 +57,24 @@ def draw(scene: Scene, examination: Examination, view: View) -> None:
         _flow(scene, heart, maps)
     if view.shows_lesion:
         _mass(scene, heart, maps, examination.lesion, view.doppler)
+    _measured(scene, heart)
+
+
+def _measured(scene: Scene, heart: Heart) -> None:
+    """Where the left atrium and the septum are measured: at the widest sections of atrium and ventricle."""
+    atrium, ventricle = heart.chambers["left_atrium"], heart.chambers["left_ventricle"]
+    spans = {"left_atrium": (atrium.v, atrium.u - atrium.half, atrium.u + atrium.half)}
+    if not heart.two:
+        spans["septum"] = (ventricle.v, -ventricle.half - heart.wall, -ventricle.half)
+    for name, (v, *ends) in spans.items():
+        scene.measured[name] = tuple(heart.screen(u, v) for u in ends)
+
+
+def chambers(scene: Scene, examination: Examination, view: View) -> dict[str, np.ndarray]:
+    """Which samples belong to each chamber, blood and what stands in it, bool [SAMPLES, BEAMS]. `scene` is
+    one that nothing was painted into: the heart is then the same that `draw` paints."""
+    heart = sample_heart(scene.rng, examination.measures, view.name == "apical_two_chamber")
+    return {name: distance < 0 for name, distance in chamber_maps(scene, heart).blood.items()}
 
 
 # ------------ around the heart ------------

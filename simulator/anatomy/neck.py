@@ -31,6 +31,7 @@ VESSEL_VIEWS = {
 }
 FAR_MUSCLE = replace(t.MUSCLE, attenuation=0.75)  # longus colli: the sound is spent there
 INTIMA_MM = 0.25
+WALL_AT = 9.0  # mm beside the middle, away from the bulb: where the intima-media is measured
 
 
 # ------------ layers that all four views share ------------
@@ -173,6 +174,9 @@ def _transverse_neck(
     _fascia(scene, bridge - np.float32(0.3), 0.3, medial)
     scene.paint(isthmus, t.THYROID)
     scene.paint(lobe < 0, t.THYROID)
+    scene.measured["lobe_width"] = _widest(scene, lobe < 0, m["lobe_width"])
+    front = float(bridge[0, np.abs(scene.x[0] - trachea_x).argmin()])  # measured before the trachea
+    scene.measured["isthmus"] = (trachea_x, front), (trachea_x, front + m["isthmus"])
     kept = scene.label == t.PARENCHYMA
     if lateral > 0 and rng.random() < 0.7:  # the oesophagus lies a little to the left of the trachea
         _oesophagus(scene, trachea_x + rng.uniform(9.5, 11.5), top + m["lobe_depth"] + 0.8, kept)
@@ -182,6 +186,22 @@ def _transverse_neck(
     _round_wall(scene, artery * np.float32(radius), 0.7, artery_z, radius)
     scene.flow[artery < -0.1] = lateral * 0.8
     return lobe
+
+
+def _widest(scene: Scene, inside: np.ndarray, width: float) -> tuple[tuple[float, float], ...]:
+    """Ends (mm) of the chord that is as long as `width`: between the longest row of `inside`, which is
+    shorter, and the line from its left end to its right end, which leans and is longer."""
+    rows = np.flatnonzero(inside.any(axis=1))
+    first, last = (np.array([where(np.flatnonzero(inside[row])) for row in rows]) for where in (min, max))
+    middle, left, right = (int(each) for each in ((last - first).argmax(), first.argmin(), last.argmax()))
+    half = float(scene.x[0, 1] - scene.x[0, 0]) / 2
+    chords = []
+    for share in np.linspace(0, 1, 13):
+        low, high = (round(middle + share * (end - middle)) for end in (left, right))
+        start = float(scene.x[rows[low], first[low]]) - half, float(scene.z[rows[low], 0])
+        end = float(scene.x[rows[high], last[high]]) + half, float(scene.z[rows[high], 0])
+        chords.append((abs(np.hypot(end[0] - start[0], end[1] - start[1]) - width), (start, end)))
+    return min(chords)[1]
 
 
 def _muscles_in_front(scene: Scene, top: float, scm_x: float, fascia: np.ndarray) -> None:
@@ -319,6 +339,9 @@ def _long_artery(scene: Scene, examination: Examination, view: View, axis: float
     _muscle(scene, fascia, np.maximum(roof, fascia + 1.0))
     near, far = course - half, course + half
     _walls(scene, near, far, m["intima_media"], examination.background == "coarse")
+    column = np.abs(scene.x[0] - WALL_AT).argmin()
+    x, z = float(scene.x[0, column]), float(far[SAMPLES // 3, column])
+    scene.measured["intima_media"] = (x, z), (x, z + m["intima_media"])
     lumen = scene.layer(near, far)
     scene.flow[lumen] = 0.9 if slope > 0 else -0.9
     if view.shows_lesion:

@@ -27,7 +27,8 @@ VIEWS = {
     "transverse": Setting(CONVEX, (100.0, 110.0)),
     "adnexa": Setting(CONVEX, (100.0, 110.0)),
 }
-PELVIC_FAT = t.Tissue(1.5, 0.5, 2.5)  # fat and collapsed bowel around the organs, brighter than they are
+PELVIC_FAT = t.Tissue(5, 0.5, 2.5)  # fat and collapsed bowel around the organs, brighter than they are
+SEROSA = t.Tissue(15, 0.6)
 JUNCTIONAL_ZONE = t.Tissue(-9, 0.5, 1.0, t.PARENCHYMA)  # the dark inner layer of the myometrium
 LINING_DARK = t.Tissue(-9, 0.5, 1.0)  # the layers between the three lines of the endometrium
 
@@ -106,6 +107,7 @@ def _sagittal(scene: Scene, examination: Examination, floor: float) -> Point:
             scene, *neck.point(float(rng.uniform(0.4, 0.7)) * reach, -0.14 * depth), size, size
         )
         patch.paint(cyst < 0, t.FLUID_CLEAR)
+    scene.measured["uterus_length"] = tuple(tip), neck.point(reach)
     lesion = examination.lesion
     if lesion is None:
         return axis.point(0)
@@ -124,7 +126,7 @@ def _reach(start: np.ndarray, turn_deg: float, length: float) -> float:
 def _muscle(scene: Scene, whole: np.ndarray, examination: Examination) -> None:
     """Serosa and myometrium, with slits of the arcuate vessels in its outer third."""
     rng = scene.rng
-    scene.paint_interface(whole, -0.04, 0.05, t.FASCIA)
+    scene.paint_interface(whole, -0.04, 0.05, SEROSA)
     inside = whole < 0
     scene.paint(inside, t.MYOMETRIUM)
     scene.add_texture(inside, 4.0 if examination.background == "coarse" else 1.8)
@@ -146,6 +148,8 @@ def _lining(scene: Scene, axis: Axis, half_length: float, thick: float, aside: f
         middle = Axis(x, z, axis.turn_deg)
         line = [middle.point(-0.85 * half_length), middle.point(0.85 * half_length)]
         patch.paint(patch.tube(line, (0.55, 0.55)) < 0, t.ENDOMETRIUM)
+    at = Axis(x, z, axis.turn_deg)
+    scene.measured["endometrium"] = at.point(0, -thick / 2), at.point(0, thick / 2)
 
 
 def _vagina(scene: Scene, neck: Axis, reach: float) -> None:

@@ -35,11 +35,16 @@ def left_lobe_aorta(rng: Rng) -> Plan:
         Part(lobe, t.LIVER, named("left_lobe_of_liver"), edge=t.FASCIA, open=True),
         *branches(rng, [(-48, 40), (-22, 50), (-30, 30), (-8, 42)]),
         vessel(rng, [(-160, z - 3), (0, z), (160, z + 6)], (8.5, 8.0), "abdominal_aorta", 1.6, open=True),
-        vessel(rng, [(origin - 16, z - 5), (origin - 14, z - 18)], (3.6, 3.2), wall_mm=1.2),
         vessel(
             rng,
-            [(origin, z - 6), (origin + 8, z - 27), (origin + 32, z - 25), (origin + 60, z - 18)],
-            (4.6, 4.0),
+            [(origin - 17, z - 4), (origin - 14, z - 16), (origin - 6, z - 24)],
+            (3.6, 2.8),
+            wall_mm=1.0,
+        ),
+        vessel(
+            rng,
+            [(origin - 2, z - 4), (origin + 6, z - 25), (origin + 30, z - 24), (origin + 68, z - 15)],
+            (4.8, 4.0),
             "superior_mesenteric_artery",
             1.3,
         ),
@@ -63,21 +68,21 @@ def left_portal_branch(rng: Rng) -> Plan:
         ),
         vessel(
             rng,
-            [(tip[0] - 2, tip[1] + 9), (tip[0] + 14, tip[1] + 4), (tip[0] + 30, tip[1] + 3)],
-            (3.0, 1.8),
+            [(tip[0] - 2, tip[1] + 9), (tip[0] + 14, tip[1] + 6), (tip[0] + 36, tip[1] + 12)],
+            (3.4, 1.8),
             wall_mm=1.0,
         ),
-        vessel(rng, [(bx + 4, bz - 4), (bx + 22, bz + 2), (bx + 40, bz + 2)], (3.0, 1.8), wall_mm=1.0),
+        vessel(rng, [(bx + 4, bz - 2), (bx + 20, bz + 4), (bx + 44, bz - 4)], (3.4, 1.8), wall_mm=1.0),
         vessel(
             rng,
-            [(tip[0] - 4, tip[1] + 10), (tip[0] - 18, tip[1] + 8), (tip[0] - 30, tip[1])],
-            (3.0, 1.8),
+            [(tip[0] - 4, tip[1] + 10), (tip[0] - 18, tip[1] + 10), (tip[0] - 34, tip[1] - 2)],
+            (3.4, 1.8),
             wall_mm=1.0,
         ),
         vessel(
             rng,
-            [(bx, bz), (bx - 18, bz + 4), (bx - 44, bz + 14)],
-            (6.2, 6.8),
+            [(bx, bz), (bx - 16, bz + 7), (bx - 34, bz + 4), (bx - 54, bz + 18)],
+            (6.2, 7.4),
             "left_portal_vein_transverse_part",
             2.0,
         ),
@@ -101,22 +106,23 @@ def hepatic_veins(rng: Rng) -> Plan:
     parts = [
         *dome(rng, cx, 40, 112, float(rng.uniform(70, 76))),
         *branches(rng, [(-34, 50), (22, 44), (10, 66), (-52, 92), (52, 88)], portal=True),
+        *tributaries(rng, [((cx - 34, cz - 12), (-44, -34)), ((cx - 9, cz - 30), (10, -26))]),
         vessel(
             rng,
-            [(cx - 7, cz - 2), (cx - 24, cz - 8), (cx - 44, cz - 10), (cx - 58, cz - 22)],
-            (5.6, 2.8),
+            [(cx - 6, cz), (cx - 26, cz - 2), (cx - 44, cz - 14), (cx - 66, cz - 34)],
+            (7.2, 2.6),
             "right_hepatic_vein",
         ),
         vessel(
             rng,
-            [(cx - 2, cz - 6), (cx - 6, cz - 24), (cx - 16, cz - 56)],
-            (5.2, 2.6),
+            [(cx - 1, cz - 3), (cx - 2, cz - 24), (cx - 14, cz - 36), (cx - 22, cz - 66)],
+            (6.4, 2.4),
             "middle_hepatic_vein",
         ),
         vessel(
             rng,
-            [(cx + 5, cz - 5), (cx + 16, cz - 22), (cx + 40, cz - 42)],
-            (5.2, 2.6),
+            [(cx + 3, cz - 3), (cx + 10, cz - 26), (cx + 30, cz - 34), (cx + 44, cz - 56)],
+            (6.4, 2.4),
             "left_hepatic_vein",
         ),
         Part(
@@ -139,22 +145,22 @@ def right_portal_branch(rng: Rng) -> Plan:
         *branches(rng, [(-4, 40), (30, 46), (-56, 78)]),
         vessel(
             rng,
-            [fork, (fx - 12, fz - 8), (fx - 22, fz - 20), (fx - 26, fz - 36)],
-            (5.4, 3.8),
+            [fork, (fx - 14, fz - 6), (fx - 22, fz - 20), (fx - 24, fz - 44)],
+            (5.6, 3.0),
             "right_anterior_portal_branch",
             1.8,
         ),
         vessel(
             rng,
-            [fork, (fx - 16, fz + 8), (fx - 32, fz + 16), (fx - 48, fz + 16)],
-            (5.4, 3.8),
+            [fork, (fx - 14, fz + 8), (fx - 32, fz + 18), (fx - 56, fz + 14)],
+            (5.6, 3.0),
             "right_posterior_portal_branch",
             1.8,
         ),
         vessel(
             rng,
-            [fork, (fx + 18, fz + 3), (fx + 34, fz + 12), (fx + 52, fz + 18)],
-            (7.0, 7.4),
+            [fork, (fx + 16, fz - 2), (fx + 34, fz + 6), (fx + 60, fz + 24)],
+            (7.0, 7.8),
             "right_portal_vein",
             2.2,
         ),
@@ -171,20 +177,23 @@ def right_portal_branch_with_gallbladder(rng: Rng) -> Plan:
 
 
 def gallbladder_longitudinal(rng: Rng) -> Plan:
-    """The pear of the gallbladder below the liver, neck deep on the left, fundus at the liver's edge."""
+    """The pear of the gallbladder below the liver, neck deep on the left, fundus at the liver's edge;
+    the bright line of the main fissure leads from the neck to the right portal vein, seen across."""
     neck = (float(rng.uniform(-40, -32)), float(rng.uniform(74, 80)))
     fundus = (float(rng.uniform(26, 34)), float(rng.uniform(50, 56)))
     middle = ((neck[0] + fundus[0]) / 2 - 2, (neck[1] + fundus[1]) / 2 + float(rng.uniform(-2, 6)))
+    portal = (neck[0] - float(rng.uniform(10, 16)), neck[1] + float(rng.uniform(9, 13)))
     bowel = dented(rng, 40, 122, 92, float(rng.uniform(44, 50)), -14, 0.06)
     parts = [
         Part(bowel, VISCERA, edge=t.FASCIA, texture_db=4.0),
         *branches(rng, [(-46, 46), (-8, 42), (-60, 70)]),
-        vessel(
-            rng,
-            [(neck[0] - 4, neck[1] + 16), (neck[0] - 24, neck[1] + 10)],
-            (6.0, 5.5),
-            "right_portal_vein",
-            2.0,
+        Part(Tube((neck, portal), (0.8, 0.8)), t.FASCIA, detail=True),
+        Part(
+            dented(rng, *portal, float(rng.uniform(6.5, 8)), float(rng.uniform(5, 6)), -25, 0.04),
+            t.BLOOD,
+            named("right_portal_vein"),
+            wall=t.WALL,
+            wall_mm=1.6,
             beside=True,
         ),
         *_bladder(rng, neck, middle, fundus, 1.0),
@@ -194,7 +203,8 @@ def gallbladder_longitudinal(rng: Rng) -> Plan:
 
 def bile_duct_longitudinal(rng: Rng) -> Plan:
     """Three tubes over one another: the bile duct in front, the portal vein with its bright wall, the vena
-    cava behind."""
+    cava behind. Towards the pancreas the vein bends out of the plane and the duct runs on backwards; in the
+    liver both become thinner and bend forwards."""
     z = float(rng.uniform(70, 76))
     duct = float(rng.uniform(3.2, 4.4))
     lift = 7 + duct + float(rng.uniform(2.5, 4.0))
@@ -210,12 +220,22 @@ def bile_duct_longitudinal(rng: Rng) -> Plan:
             open=True,
         ),
         vessel(
-            rng, [(-50, z - 12), (-20, z - 6), (12, z), (46, z + 10)], (6.2, 7.2), "main_portal_vein", 2.2
+            rng,
+            [(-62, z - 28), (-34, z - 2), (8, z - 6), (32, z + 4), (50, z + 16)],
+            (4.6, 7.8),
+            "main_portal_vein",
+            2.2,
         ),
         vessel(
             rng,
-            [(-46, z - 10 - lift), (-16, z - 6 - lift), (14, z - lift + 1), (50, z + 13 - lift)],
-            (duct * 0.85, duct),
+            [
+                (-56, z - 24 - lift),
+                (-32, z - 5 - lift),
+                (8, z - 7 - lift),
+                (34, z + 2 - lift),
+                (62, z + 26 - lift),
+            ],
+            (duct * 0.7, duct * 1.05),
             "common_bile_duct",
             1.3,
         ),
@@ -234,9 +254,11 @@ def _bladder(
     scale: float,
 ) -> list[Part]:
     """Gallbladder from neck to fundus: a fifth of the length is neck, the last third fundus."""
-    path = bend([neck, middle, fundus], 7)
+    way = np.subtract(middle, neck) / np.hypot(*np.subtract(middle, neck))
+    sag = (neck[0] + 14 * scale * way[0], neck[1] + 14 * scale * way[1] + 5 * scale)  # the infundibulum
+    path = bend([neck, sag, middle, fundus], 9)
     size = scale * rng.uniform(0.9, 1.12)
-    radii = tuple(float(r * size) for r in (2.6, 4.4, 7.6, 10.4, 12.0, 12.0, 10.0))
+    radii = tuple(float(r * size) for r in (3.4, 4.8, 7.0, 9.0, 10.6, 11.6, 12.2, 12.2, 10.6))
     parts = ((0.24, "gallbladder_neck"), (0.68, "gallbladder_body"), (np.inf, "gallbladder_fundus"))
     return [Part(Tube(tuple(path), radii), t.FLUID_CLEAR, parts, wall=t.WALL, wall_mm=1.5 * scale + 0.3)]
 
@@ -246,10 +268,21 @@ def branches(rng: Rng, places: list[tuple[float, float]], portal: bool = False) 
     parts = []
     for x, z in places:
         x, z = x + rng.uniform(-6, 6), z + rng.uniform(-5, 5)
-        way, length = rng.uniform(0, np.pi), rng.uniform(7, 15)
+        way, length = rng.uniform(0, np.pi), rng.uniform(12, 22)
         end = (x + length * np.cos(way), z + 0.6 * length * np.sin(way))
+        bow = (x + 0.5 * length * np.cos(way) + rng.uniform(-3, 3), z + 0.3 * length + rng.uniform(-3, 3))
         bright = portal or rng.random() < 0.5
-        parts.append(vessel(rng, [(x, z), end], (1.7, 1.2), wall_mm=0.8 if bright else 0.0))
+        parts.append(vessel(rng, [(x, z), bow, end], (1.9, 1.2), wall_mm=0.8 if bright else 0.0))
+    return parts
+
+
+def tributaries(rng: Rng, courses: list[tuple[tuple[float, float], tuple[float, float]]]) -> list[Part]:
+    """Small hepatic veins: where each opens into its stem, and the way (mm) from there to its thin end."""
+    parts = []
+    for (x, z), (dx, dz) in courses:
+        dx, dz = dx + rng.uniform(-6, 6), dz + rng.uniform(-6, 6)
+        bow = (x + 0.5 * dx + rng.uniform(-4, 4), z + 0.35 * dz)
+        parts.append(vessel(rng, [(x, z), bow, (x + dx, z + dz)], (3.0, 1.4)))
     return parts
 
 

@@ -57,7 +57,14 @@ def pancreas_transverse(rng: Rng) -> Plan:
         ),
         *branches(rng, [(-30, 34), (2, 32)]),
         Part(Tube(tuple(path), radii), PANCREAS, names, texture_db=2.5),
-        vessel(rng, [(-16, z + 22), (4, z + 8), (34, z + 10), (52, z + 24)], (5.8, 3.6), "splenic_vein", 0.9),
+        vessel(  # begins where it joins the mesenteric vein, which comes straight at the probe
+            rng,
+            [(-15, z + 18), (0, z + 9), (34, z + 9), (58, z + 24)],
+            (6.6, 3.4),
+            "splenic_vein",
+            0.9,
+            round_start=True,
+        ),
         Part(
             Ellipse(2, z + 24, 3.4, 3.4),
             t.BLOOD,
@@ -291,8 +298,8 @@ def _spleen(rng: Rng, cx: float, cz: float, rx: float, rz: float, tilt: float, v
         Part(hilum, HILAR_FAT, named("splenic_hilum"), texture_db=2),
         vessel(
             rng,
-            [(hx - vein * 3, hz - 3), (hx + vein * 4, hz + 3), (hx + vein * 14, hz + 4)],
-            (3.2, 3.6),
+            [(hx - vein * 6, hz - 6), (hx + vein * 4, hz + 4), (hx + vein * 26, hz + 9)],
+            (2.6, 4.2),
             "splenic_vein",
             beside=True,
         ),

@@ -7,13 +7,18 @@ that is drawn has its name: those that the view is taken for, and those that lie
 `planes_liver.py` and `planes_organs.py`; here they can be moved, cut, and painted onto a scan grid, or
 measured on any other raster to know how large a structure is where no sector cuts it.
 
+Where a tube is cut, and where a vessel ends that opens into no other, it leaves the scan plane: the slice
+that the probe sees is some millimetres thick, so what slants out of it tapers and fades into what lies around
+it, with no wall across its end. It counts as there as far as half of it is in the slice.
+
 Knows nothing of deductions, shadows, screens or files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
@@ -25,6 +30,12 @@ from simulator.tissue import Tissue
 FAR = np.float32(99)  # mm: "not near this shape"
 MARGIN = 6.0  # mm around a shape in which its distance is worked out: interfaces need the slope there
 PIVOT = (0.0, 60.0)  # mm: what `moved` turns and scales a plan around
+# How a tube leaves the scan plane: chosen by eye, for a slice about 4 mm thick that it crosses at a slant.
+FADE_MM, FADE_A_RADIUS = 10.0, 0.6  # over which it fades, and what each mm of its radius adds
+MOST_FADED = 0.4  # of a short tube's length, at either end
+TAPER = 0.6  # of its radius, which it has lost where it is gone
+RAGGED_MM = 1.2  # how unevenly it fades
+STEM_MM = 12.0  # of a stem beyond the root of a named branch: a cut never takes that away
 
 VISCERA = Tissue(-8, 0.5, 2.5)  # fat and bowel around the organs, darker than they are
 PANCREAS = Tissue(6, 0.5, 2.0, t.PARENCHYMA)
@@ -109,18 +120,17 @@ class Tube:
         points = tuple(_moved(point, dx, dz, turn_deg, scale) for point in self.points)
         return Tube(points, tuple(radius * scale for radius in self.radii))
 
-    def between(self, first: float, last: float) -> Tube:
-        """The piece between two positions along (0 to 1)."""
-        starts = self._starts()
-        inner = [float(s) for s in starts if first < s < last]
-        at = np.array([first, *inner, last])
-        xs, zs = (np.interp(at, starts, [point[axis] for point in self.points]) for axis in (0, 1))
-        radii = np.interp(at, starts, self.radii)
-        return Tube(tuple(zip(xs.tolist(), zs.tolist(), strict=True)), tuple(radii.tolist()))
+    @property
+    def length(self) -> float:
+        """Millimetres from the first point to the last."""
+        return float(self._steps().sum())
+
+    def _steps(self) -> np.ndarray:
+        return np.hypot(*np.diff(np.asarray(self.points, np.float64), axis=0).T)
 
     def _starts(self) -> np.ndarray:
         """Position along of every point [n], float32."""
-        steps = np.hypot(*np.diff(np.asarray(self.points, np.float64), axis=0).T)
+        steps = self._steps()
         return (np.concatenate([[0.0], np.cumsum(steps)]) / steps.sum()).astype(np.float32)
 
 
@@ -155,6 +165,21 @@ def _moved(
 
 
 @dataclass(frozen=True, eq=False)
+class Place:
+    """A part on a raster: signed distance to its outline (mm), position along, and which share of it lies in
+    the scanned slice (0 to 1; None: all of it, everywhere)."""
+
+    distance: np.ndarray
+    along: np.ndarray
+    there: np.ndarray | None
+
+    @property
+    def inside(self) -> np.ndarray:
+        inside = self.distance < 0
+        return inside if self.there is None else inside & (self.there >= 0.5)
+
+
+@dataclass(frozen=True, eq=False)
 class Part:
     """One shape of one tissue, or of what is there already where `tissue` is None. `names` says which
     structure it is along its length; () is none: what it covers is no longer displayed. What is `beside` has
@@ -175,14 +200,39 @@ class Part:
     open: bool = False
     beside: bool = False
     kept: tuple[float, float] = (0.0, 1.0)  # of a tube: what is in the plane
+    round_start: bool = False  # a vessel that comes straight at the probe where it begins
 
-    def locate(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`Tube.locate` of what is kept, with positions along the whole."""
-        if self.kept == (0.0, 1.0):
-            return self.shape.locate(x, z)
-        first, last = self.kept
-        distance, along = self.shape.between(first, last).locate(x, z)
-        return distance, first + along * np.float32(last - first)
+    @property
+    def vessel(self) -> bool:
+        return self.tissue is t.BLOOD
+
+    def locate(self, x: np.ndarray, z: np.ndarray, free: tuple[bool, bool] = (False, False)) -> Place:
+        """Where it lies; `free` says which ends of a vessel open into no other (`free_ends`)."""
+        distance, along = self.shape.locate(x, z)
+        borders = self._borders(free) if isinstance(self.shape, Tube) else ()
+        if not borders:
+            return Place(distance, along, None)
+        near = distance < MARGIN
+        ragged = np.sin(0.6 * x[near] - 0.9 * z[near]) + np.sin(1.3 * z[near] + 0.4 * x[near])
+        place = along[near] + np.float32(RAGGED_MM / 2 / self.shape.length) * ragged
+        there = np.ones(x.shape, np.float32)
+        for border, way, width in borders:
+            there[near] = np.minimum(there[near], np.clip(0.5 + way * (border - place) / width, 0, 1))
+        mean_radius = np.float32(np.mean(self.shape.radii))
+        return Place(distance + (1 - there) * np.float32(TAPER) * mean_radius, along, there)
+
+    def _borders(self, free: tuple[bool, bool]) -> list[tuple[float, int, float]]:
+        """Where the tube leaves the plane: position along, way (1: what lies beyond is gone, -1: what lies
+        before), and the share of its length over which it fades around that position."""
+        (first, last), length = self.kept, self.shape.length
+        fade = FADE_MM + FADE_A_RADIUS * float(np.mean(self.shape.radii))
+        width = min(fade / length, MOST_FADED * (last - first) + 1e-6)
+        borders = []
+        if first > 0 or (free[0] and not self.round_start):
+            borders.append((first or width / 2, -1, width))
+        if last < 1 or free[1]:
+            borders.append((last if last < 1 else 1 - width / 2, 1, width))
+        return borders
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -226,12 +276,68 @@ class Plan:
                 parts.append(part)
             elif len(part.structures) > 1:
                 parts.append(_trimmed(part, structure, 0.0))
-        return replace(self, parts=tuple(parts), cut=self.cut | {structure})
+        return self._cut(structure, parts)
 
     def shortened(self, structure: str, share: float) -> Plan:
-        """Only `share` of the structure's length is in the plane; a tube keeps the end where it begins."""
-        parts = [_trimmed(p, structure, share) if structure in p.structures else p for p in self.parts]
-        return replace(self, parts=tuple(parts), cut=self.cut | {structure})
+        """Only `share` of the structure's length is in the plane; a tube keeps the end where it begins, and
+        at least as much as bears the named branches that leave it."""
+        parts = []
+        for part in self.parts:
+            if structure in part.structures:
+                part = _trimmed(part, structure, max(share, self._bears(part)))
+            parts.append(part)
+        return self._cut(structure, parts)
+
+    def _cut(self, structure: str, parts: list[Part]) -> Plan:
+        """The plan with these parts, less the nameless branches that have lost the vessel they left."""
+        lost = _rooted(self.parts) - _rooted(parts)
+        kept = tuple(part for part in parts if id(part) not in lost)
+        return replace(self, parts=kept, cut=self.cut | {structure})
+
+    def _bears(self, stem: Part) -> float:
+        """The share of a vessel's length that reaches past the roots of its named branches; 0 for none."""
+        if not (stem.vessel and isinstance(stem.shape, Tube)):
+            return 0.0
+        branches = [p for p in self.parts if p is not stem and p.vessel and p.structures]
+        roots = [p.shape.points[0] for p in branches if isinstance(p.shape, Tube)]
+        distance, along = stem.shape.locate(*_columns(roots))
+        held = along[(distance < 0) & (along > 0)]
+        return min(float(held.max()) + STEM_MM / stem.shape.length, 1.0) if held.size else 0.0
+
+
+def _rooted(parts: Sequence[Part]) -> set[int]:
+    """The nameless vessels (`id`) that begin in a named one."""
+    twigs = [part for part in parts if part.vessel and isinstance(part.shape, Tube) and not part.names]
+    x, z = _columns([part.shape.points[0] for part in twigs])
+    held = np.zeros(x.shape, bool)
+    for stem in parts:
+        if stem.vessel and stem.names:
+            held |= stem.locate(x, z).inside
+    return {id(part) for part, inside in zip(twigs, held, strict=True) if inside}
+
+
+def free_ends(parts: Sequence[Part]) -> list[tuple[bool, bool]]:
+    """Of each part whether its first and its last end leave the plane on their own: those of vessels that lie
+    in no other vessel. A vessel that opens into another, and whatever is no tube of blood, has none."""
+    tubes = [k for k, part in enumerate(parts) if part.vessel and isinstance(part.shape, Tube)]
+    x, z = _columns([point for k in tubes for point in (parts[k].shape.points[0], parts[k].shape.points[-1])])
+    joined = np.zeros(x.shape, bool)
+    for k, part in enumerate(parts):
+        if part.vessel:
+            held = part.locate(x, z).inside
+            if k in tubes:
+                held[2 * tubes.index(k) : 2 * tubes.index(k) + 2] = False
+            joined |= held
+    ends = [(False, False)] * len(parts)
+    for i, k in enumerate(tubes):
+        ends[k] = (not joined[2 * i], not joined[2 * i + 1])
+    return ends
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """x and z (mm) of points [n], float32."""
+    x, z = np.asarray(points, np.float32).reshape(-1, 2).T
+    return x, z
 
 
 def cuttable(plan: Plan, structure: str) -> bool:
@@ -256,41 +362,83 @@ def structure_map(
 ) -> np.ndarray:
     """Which structure lies at each point of a raster (mm), without sector and shadow: uint8, 0 for none."""
     found = np.zeros(x.shape, np.uint8)
-    for part in plan.parts:
+    for part, free in zip(plan.parts, free_ends(plan.parts), strict=True):
         if not part.detail and (part.names or found.any()):
-            _mark(found, part, *part.locate(x, z), ids)
+            _mark(found, part, part.locate(x, z, free), ids)
     found[np.hypot(x, z + np.float32(radius_mm)) - np.float32(radius_mm) < plan.wall_mm] = 0
     return found
 
 
 def paint(scene: Scene, plan: Plan, ids: Mapping[str, int]) -> np.ndarray:
-    """Paint the plan into `scene`; returns which structure every sample is: uint8 [SAMPLES, BEAMS]."""
+    """Paint the plan into `scene`; returns which structure every sample is: uint8 [SAMPLES, BEAMS].
+
+    Of vessels that follow one another all walls come before all blood (as in `vessels.paint_vessels`): they
+    open into each other.
+    """
     found = np.zeros(scene.x.shape, np.uint8)
     if plan.coarse_db:
         scene.add_texture(scene.z > 0, plan.coarse_db)
-    for part in plan.parts:
-        distance, along = part.locate(scene.x, scene.z)
-        if part.edge:
-            scene.paint_interface(distance, -0.1, part.edge_mm, part.edge)
-        inside = distance < 0
-        if part.tissue:
-            scene.paint(inside, part.tissue)
-        if part.texture_db:
-            scene.add_texture(inside, part.texture_db)
-        if part.wall:
-            scene.paint_interface(distance, -part.wall_mm, 0.4, part.wall)
-        _mark(found, part, distance, along, ids)
+    ends = zip(plan.parts, free_ends(plan.parts), strict=True)
+    for vessels, run in groupby(ends, lambda one: one[0].vessel):
+        located = [(part, part.locate(scene.x, scene.z, free)) for part, free in run]
+        if vessels:
+            for part, place in located:
+                _paint_edge(scene, part, place)
+                _paint_wall(scene, part, place)
+            for part, place in located:
+                _paint_body(scene, part, place, place.distance < -part.wall_mm)
+        else:
+            for part, place in located:
+                _paint_edge(scene, part, place)
+                _paint_body(scene, part, place, place.distance < 0)
+                _paint_wall(scene, part, place)
+        for part, place in located:
+            _mark(found, part, place, ids)
     reach = abdominal_wall(scene, plan.wall_mm)
     found[reach < plan.wall_mm] = 0
     return found
 
 
-def _mark(
-    found: np.ndarray, part: Part, distance: np.ndarray, along: np.ndarray, ids: Mapping[str, int]
-) -> None:
+def _paint_edge(scene: Scene, part: Part, place: Place) -> None:
+    if part.edge:
+        _paint_sheet(scene, place, -0.1, part.edge_mm, part.edge)
+
+
+def _paint_wall(scene: Scene, part: Part, place: Place) -> None:
+    if part.wall:
+        _paint_sheet(scene, place, -part.wall_mm, 0.4, part.wall)
+
+
+def _paint_sheet(scene: Scene, place: Place, low: float, high: float, tissue: Tissue) -> None:
+    sheet = (place.distance > low) & (place.distance < high)
+    _blend(scene, place, sheet, lambda: scene.paint_interface(place.distance, low, high, tissue))
+
+
+def _paint_body(scene: Scene, part: Part, place: Place, inside: np.ndarray) -> None:
+    if part.tissue:
+        _blend(scene, place, inside, lambda: scene.paint(inside, part.tissue))
+    if part.texture_db:
+        scene.add_texture(inside if place.there is None else place.inside, part.texture_db)
+
+
+def _blend(scene: Scene, place: Place, where: np.ndarray, draw: Callable[[], None]) -> None:
+    """`draw`, which paints `where`, as far as the part is in the slice; between what was there before and
+    what is drawn halves are halves of the grey, so that the eye sees the border where the label map has it.
+    """
+    if place.there is None:
+        draw()
+        return
+    share = place.there[where]
+    before = scene.echo_db[where], scene.attenuation[where]
+    draw()
+    for values, old in zip((scene.echo_db, scene.attenuation), before, strict=True):
+        values[where] = old + share * (values[where] - old)
+
+
+def _mark(found: np.ndarray, part: Part, place: Place, ids: Mapping[str, int]) -> None:
     if part.detail:
         return
-    inside = distance < 0
+    inside, along = place.inside, place.along
     found[inside] = 0
     low = -np.inf
     for upto, name in part.names:

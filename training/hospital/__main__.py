@@ -3,8 +3,15 @@ patients.
 
 IMAGES is a folder of PNG, JPEG or DICOM files, nested at will; REPORTS a CSV or JSONL of findings,
 impression, site, patient, study and image names. OUT gets images/, named/ and unnamed/ (is the site named
-in the question) with train, val and test each, skipped.csv, and journal.jsonl, by which the same command
-goes on after a crash. Nothing that is printed or written names a patient or a file.
+in the question) with train, val and test each, skipped.csv (left out), unchecked.csv (kept, but nobody could
+tell whether a name is burned in: look at each), and journal.jsonl, by which the same command goes on after a
+crash. Nothing that is printed or written names a patient or a file.
+
+Such a CSV (the headings may be Chinese, too; see rules.yaml):
+
+    patient_id,study_id,site,findings,impression,images
+    P1,S1,thyroid,"A 12 mm hypoechoic nodule in the left lobe.","Nodule, TI-RADS 3.",a.png;b.dcm
+    P2,S2,肝脏,肝内未见占位。,肝脏未见异常。,S2/1.dcm；S2/2.dcm
 """
 
 from __future__ import annotations
@@ -20,6 +27,7 @@ from pathlib import Path
 
 from training.hospital.export import SHARES, SIDES, Export, Journal, Pseudonyms, convert
 from training.hospital.rows import FIELDS, ExportError, read_rows
+from training.hospital.texts import RULES
 
 SHORTEST_KEY = 16  # bytes
 
@@ -77,10 +85,14 @@ def _run(args: argparse.Namespace) -> int:
     data = hashlib.sha256(args.reports.read_bytes()).hexdigest()
     settings = {"split": list(args.split), "keep_whole": args.keep_whole, "max_frames": args.max_frames}
     settings |= {"columns": dict(sorted(columns.items())), "export": pseudonyms.of("export", data)}
+    settings |= {"rules": hashlib.sha256(RULES.read_bytes()).hexdigest()[:16]}
     counts = convert(export, rows, Journal(journal_path, settings), quiet=args.quiet)
     sides = ", ".join(f"{counts[side]:,} {side}" for side in SIDES)
     print(f"{counts['studies']:,} studies, {counts['patients']:,} patients: {sides} cases in {args.out}")
     print(f"{counts['skipped']:,} things were left out, see {args.out / 'skipped.csv'}")
+    if counts["unchecked"]:
+        listed = args.out / "unchecked.csv"
+        print(f"{counts['unchecked']:,} images were kept, but not checked: look at each, see {listed}")
     print("read a sample of texts and images before anybody else sees them: not every name can be found")
     return 0
 
@@ -101,7 +113,11 @@ def _named_by_user(error: OSError, args: argparse.Namespace) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training.hospital", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m training.hospital",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of PNG, JPEG or DICOM files")
     parser.add_argument("reports", type=Path, metavar="REPORTS", help="CSV or JSONL, one report a row")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for images and cases")

@@ -36,9 +36,17 @@ SIDES = ("train", "val", "test")
 SHARES = (0.8, 0.1, 0.1)  # chosen; EchoVLM holds out 3,000 of 208,941 reports
 
 
+UNCHECKED = {  # what a person must look at, by how the picture was cut (imaging.deidentify.Cleaned)
+    "small": "too small to tell a screen from a scan: taken as cut before",
+    "whole": "a whole screen (--keep-whole)",
+    "": "no tissue told from the ground: nothing painted black",
+}
+
+
 @dataclass(frozen=True)
 class Skipped:
-    """What was left out and why; `where` is a line of the reports or an image's keyed hash."""
+    """What was left out and why; `where` is a line of the reports or an image's keyed hash. Also what was
+    kept and is to be looked at; then it is the image's place under OUT."""
 
     where: str
     reason: str
@@ -80,28 +88,29 @@ class Export:
     def index(self) -> ImageIndex:
         return ImageIndex(self.images, leave_out=self.out)
 
-    def study(self, study: Study) -> tuple[list[Case], list[Skipped]]:
-        """The cases of one study, its images written; what of it was left out."""
+    def study(self, study: Study) -> tuple[list[Case], list[Skipped], list[Skipped]]:
+        """The cases of one study, its images written; what of it was left out; which images are unchecked."""
         where = f"line {study.lines[0]}"
         first = study.rows[0].values
         if not study.patient:
-            return [], [Skipped(where, "no patient id, so no side of the split")]
+            return [], [Skipped(where, "no patient id, so no side of the split")], []
         if len({(row.values["findings"], row.values["impression"]) for row in study.rows}) > 1:
-            return [], [Skipped(where, "two different reports for one study")]
+            return [], [Skipped(where, "two different reports for one study")], []
         if not (first["findings"] or first["impression"]):
-            return [], [Skipped(where, "no report")]
+            return [], [Skipped(where, "no report")], []
         paths, skipped = self._paths(study)
         known = self._known(study, paths)
         language = language_of(first["findings"], first["impression"])
         keys = ("findings", "impression", "site")
         texts = {key: without_identity(without_label(first[key]), known, language) for key in keys}
         if any(still_known(text, known) for text in texts.values()):
-            return [], [*skipped, Skipped(where, "a known name or id could not be taken out of the text")]
+            left = Skipped(where, "a known name or id could not be taken out of the text")
+            return [], [*skipped, left], []
         name = self.pseudonyms.of("study", f"{study.patient}/{first['study'] or study.lines[0]}")
-        images, scales, unusable = self._images(name, paths)
+        images, scales, unusable, unchecked = self._images(name, paths)
         skipped += unusable
         if not images:
-            return [], [*skipped, Skipped(where, "no usable image")]
+            return [], [*skipped, Skipped(where, "no usable image")], []
         patient = self.pseudonyms.of("patient", study.patient)
         extra = {
             "findings": texts["findings"],
@@ -110,7 +119,7 @@ class Export:
             "split": self.pseudonyms.side(study.patient, self.shares),
             "mm_per_pixel": scales,
         }
-        return list(_cases(name, images, language, patient, extra)), skipped
+        return list(_cases(name, images, language, patient, extra)), skipped, unchecked
 
     def left_over(self, used: Iterable[str]) -> list[Skipped]:
         """The images that no report names."""
@@ -152,9 +161,10 @@ class Export:
                 continue  # the image itself will be reported as unreadable
         return {value.strip() for value in values if value.strip()}
 
-    def _images(self, name: str, paths: Iterable[Path]) -> tuple[list[str], list, list[Skipped]]:
-        """Clean and write the images: their places under OUT, their scales, and what could not be used."""
-        images, scales, skipped = [], [], []
+    def _images(self, name: str, paths: Iterable[Path]) -> tuple[list[str], list, list[Skipped], list]:
+        """Clean and write the images: their places under OUT, their scales, what could not be used, and which
+        of them are unchecked."""
+        images, scales, skipped, unchecked = [], [], [], []
         for path in paths:
             where = f"image {self._hash(path)}"
             try:
@@ -169,7 +179,9 @@ class Export:
                 images.append(f"images/{name}-{len(images)}.png")
                 write_png(one.frame, self.out / images[-1])
                 scales.append(one.frame.mm_per_pixel)
-        return images, scales, skipped
+                if not one.checked:
+                    unchecked.append(Skipped(images[-1], UNCHECKED.get(one.how, UNCHECKED[""])))
+        return images, scales, skipped, unchecked
 
 
 def _cases(name: str, images: Sequence[str], language: str, patient: str, extra: Mapping) -> Iterator[Case]:
@@ -180,8 +192,8 @@ def _cases(name: str, images: Sequence[str], language: str, patient: str, extra:
         if text is None:
             continue
         for version in VERSIONS:
-            requests = rules()["requests"][task][version if extra["site"] else "unnamed"][language]
-            site = extra["site"]
+            site = _spoken_site(extra["site"], organ, language)
+            requests = rules()["requests"][task][version if site else "unnamed"][language]
             answer = text
             if version == "unnamed" and site and site.lower() not in text.lower():
                 answer = rules()["report"][language]["site"].format(site=site, text=text)
@@ -197,6 +209,14 @@ def _cases(name: str, images: Sequence[str], language: str, patient: str, extra:
                 patient=patient,
                 extra={**extra, "version": version},
             )
+
+
+def _spoken_site(site: str, organ: str | None, language: str) -> str:
+    """The site as a sentence in `language` can name it: where its own word is of the other language, the
+    organ's name, or else that word in quotation marks."""
+    if not any(map(str.isalpha, site)) or language_of(site) == language:
+        return site
+    return rules()["organ_names"][organ][language] if organ else rules()["quoted"][language].format(site=site)
 
 
 def _answer(task: str, language: str, texts: Mapping[str, str]) -> str | None:
@@ -227,7 +247,7 @@ class Journal:
         lines = path.read_text(encoding="utf-8").split("\n")
         if lines[0] != opening:
             raise ExportError(
-                f"{path} is of other settings, another key or another export: choose another OUT"
+                f"{path} is of other settings, rules, another key or export: choose another OUT"
             )
         for line in lines[1:-1]:
             entry = json.loads(line)
@@ -261,25 +281,29 @@ def convert(export: Export, rows: Sequence[Row], journal: Journal, *, quiet: boo
             write_cases(export.out / version / f"{side}.jsonl", kept)
     skipped = [Skipped(*one) for entry in entries for one in entry["skipped"]]
     skipped += export.left_over(image for entry in entries for image in entry["images"])
+    unchecked = [Skipped(*one) for entry in entries for one in entry["unchecked"]]
     _write_skipped(export.out / "skipped.csv", skipped)
+    _write_skipped(export.out / "unchecked.csv", unchecked)
     sides = Counter(case.extra["split"] for case in cases if case.extra["version"] == "named")
     return (
-        Counter({"studies": len(found), "skipped": len(skipped), "patients": len({c.patient for c in cases})})
+        Counter({"studies": len(found), "skipped": len(skipped), "unchecked": len(unchecked)})
+        + Counter({"patients": len({case.patient for case in cases})})
         + sides
     )
 
 
 def _converted(export: Export, study: Study) -> dict:
     try:
-        cases, skipped = export.study(study)
+        cases, skipped, unchecked = export.study(study)
     except OSError:
         raise  # a full disk is no property of the study
     except Exception as error:  # its text may quote the report: only its kind is told
         where = f"line {study.lines[0]}"
-        cases, skipped = [], [Skipped(where, f"failed: {type(error).__name__}")]
+        cases, skipped, unchecked = [], [Skipped(where, f"failed: {type(error).__name__}")], []
     return {
         "cases": [_plain(case) for case in cases],
         "skipped": [(one.where, one.reason) for one in skipped],
+        "unchecked": [(one.where, one.reason) for one in unchecked],
         "images": export.used(study),
     }
 

@@ -15,11 +15,14 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 
 import yaml
 
+RULES = Path(__file__).with_name("rules.yaml")
 SHORTEST_NUMBER, SHORTEST_WORD = 4, 2  # a bed "3" is no secret, and would take every 3 out
+MOST_PARTS = 4  # of a name that is looked for in every order
 SHORTEST_LOOSE = 6  # characters of a value that is looked for without regard to spaces and points
 IDEOGRAPH = re.compile(r"[\u3400-\u9fff]")
 _LATIN = r"[^\W_\u3400-\u9fff]"
@@ -46,7 +49,7 @@ def without_identity(text: str, known: Iterable[str], language: str) -> str:
     """`text` with known values and what the patterns find replaced by a word for what stood there."""
     text = unicodedata.normalize("NFC", text)
     mark = _rules()["known"][language]
-    for value in sorted(set(known), key=lambda value: (-len(value), value)):
+    for value in sorted(_spellings(known), key=lambda value: (-len(value), value)):
         for pattern in _patterns_of(value):
             text = pattern.sub(mark, text)
     for pattern, words in _patterns():
@@ -55,10 +58,13 @@ def without_identity(text: str, known: Iterable[str], language: str) -> str:
 
 
 def still_known(text: str, known: Iterable[str]) -> bool:
-    """True where a known value stands in `text` after all, however it is spaced or cased. Single words in
-    Latin letters and short numbers are not looked for so loosely: they would be found in what is harmless."""
+    """True where a known value stands in `text` after all, however it is spaced or cased, a name in any order
+    of its parts. Single words in Latin letters and short numbers are not looked for so loosely: they would be
+    found in what is harmless."""
     bare = _bare(text)
-    loose = (_bare(value) for value in map(_spelled, known) if not _NAME.fullmatch(value))
+    values = [value for value in _spellings(known) if not _NAME.fullmatch(_spelled(value))]
+    loose = {_bare(" ".join(order)) for value in values for order in _orders(value)}
+    loose |= {_bare(_spelled(value)) for value in values}
     return any(
         value in bare
         for value in loose
@@ -67,8 +73,9 @@ def still_known(text: str, known: Iterable[str]) -> bool:
 
 
 def _patterns_of(value: str) -> list[re.Pattern]:
-    """How a known value may be written: whole, spaced or not. A name in Latin letters, its parts joined by ^
-    as in DICOM, also by each part; single words only with a capital letter, for Small and Wall are names."""
+    """How a known value may be written: whole, spaced or not; a name in Latin letters in any order of its
+    parts. One whose parts are joined by ^ as in DICOM also by each part; single words only with a capital
+    letter, for Small and Wall are names."""
     spelled = _spelled(value)
     if len(_bare(spelled)) < (SHORTEST_NUMBER if _bare(spelled).isdigit() else SHORTEST_WORD):
         return []
@@ -78,15 +85,34 @@ def _patterns_of(value: str) -> list[re.Pattern]:
     parts = [part for part in re.split(r"[\s,.]+", spelled) if part]
     names = _NAME.findall(spelled) if "^" in value or parts == _NAME.findall(spelled)[:1] else []
     written = sorted({form for name in names for form in (name.upper(), name.capitalize())})
-    whole = [r"[\s,.^=]*".join(map(re.escape, parts))] if len(parts) > 1 or not names else []
+    orders = _orders(value) or ([tuple(parts)] if len(parts) > 1 or not names else [])
+    whole = [r"[\s,.^-]*".join(map(re.escape, order)) for order in orders]
     return [re.compile(edge[0] + form + edge[1], re.I) for form in whole] + [
         re.compile(edge[0] + re.escape(form) + edge[1]) for form in written
     ]
 
 
+def _orders(value: str) -> list[tuple[str, ...]]:
+    """The parts of a name in Latin letters as somebody may write them, longest first: all of them in any
+    order; of a name with ^ also any two or more. [] for what is no name of two to MOST_PARTS parts."""
+    parts = [part for part in re.split(r"[\s,.]+", _spelled(value)) if part]
+    if not 2 <= len(parts) <= MOST_PARTS or IDEOGRAPH.search(value):
+        return []
+    if "^" not in value and not all(map(str.isalpha, parts)):
+        return []
+    fewest = 2 if "^" in value else len(parts)
+    sizes = range(len(parts), fewest - 1, -1)
+    return [order for size in sizes for order in permutations(parts, size)]
+
+
+def _spellings(known: Iterable[str]) -> set[str]:
+    """Known values, DICOM's = between the spellings of one name resolved."""
+    return {part for value in known for part in value.split("=") if part.strip()}
+
+
 def _spelled(value: str) -> str:
-    """DICOM's ^ between the parts of a name, and = between its spellings, as spaces."""
-    return " ".join(unicodedata.normalize("NFC", value).replace("^", " ").replace("=", " ").split())
+    """DICOM's ^ between the parts of a name as spaces."""
+    return " ".join(unicodedata.normalize("NFC", value).replace("^", " ").split())
 
 
 def _bare(value: str) -> str:
@@ -95,7 +121,7 @@ def _bare(value: str) -> str:
 
 @cache
 def _rules() -> dict:
-    return yaml.safe_load(Path(__file__).with_name("rules.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(RULES.read_text(encoding="utf-8"))
 
 
 @cache
@@ -108,8 +134,14 @@ def _label() -> re.Pattern:
 def _patterns() -> tuple[tuple[re.Pattern, dict[str, str]], ...]:
     return tuple(
         (
-            re.compile(rule["pattern"], 0 if rule.get("case") else re.I),
+            re.compile(_written_out(rule["pattern"]), 0 if rule.get("case") else re.I),
             {key: rule[key] for key in ("zh", "en")},
         )
         for rule in _rules()["patterns"]
     )
+
+
+def _written_out(pattern: str) -> str:
+    for name, meaning in _rules()["macros"].items():
+        pattern = pattern.replace(name, meaning)
+    return pattern

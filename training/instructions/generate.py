@@ -6,7 +6,8 @@ and write open answers; here the variants are data (templates.yaml) and every an
 report's own words, so that nothing can be invented.
 
 A template applies where the report states what it asks: said in a clause, not denied, not doubted, not of
-the past, and not contradicted elsewhere. In doubt it does not apply.
+the past, not of another organ, and not contradicted elsewhere, not even by what is only possible. In doubt
+it does not apply.
 
 Knows nothing of images and of what they truly show: a wrong report gives wrong answers. Sentences beyond
 the patterns of templates.yaml are not understood; they are only quoted.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -163,30 +164,43 @@ def split_report(text: str, language: str) -> tuple[str, str]:
 def _evidence(fact: str, report: Report) -> tuple[str | None, str]:
     """The value of a fact and the sentence that states it."""
     rules, described = _rules(report.language).facts[fact], _data()["facts"][fact]
+    reading = _rules(report.language)
     found: dict[str, str] = {}
+    doubted: set[str] = set()
     sentences = _sentences(report)
-    about = _about_lesion(sentences, report.language) if described.get("of_lesion") else sentences
-    for sentence, part in zip(sentences, about, strict=True):
-        for value in _values_in(rules, part, report.language):
-            found.setdefault(value, sentence)
+    starts = _about_lesion(sentences, reading) if described.get("of_lesion") else [0] * len(sentences)
+    places = _places(sentences, report if described.get("of_organ") else replace(report, organ=None))
+    for sentence, start, place in zip(sentences, starts, places, strict=True):
+        if start is None or reading.past.search(sentence):
+            continue
+        for value, certain in _values_in(rules, sentence, start, reading, place):
+            if certain:
+                found.setdefault(value, sentence)
+            else:
+                doubted.add(value)
     wins = described.get("wins")
     value = wins if wins in found else next(iter(found)) if len(found) == 1 else None
+    if value != wins and doubted - {value}:
+        return None, ""
     return value, found.get(value, "")
 
 
-def _about_lesion(sentences: Sequence[str], language: str) -> list[str]:
-    """Of each sentence what is said of a lesion: all from its name on, and whole sentences that go on about
-    it ("It was oval"); otherwise nothing. An organ has margins and blood flow, too."""
-    reading = _rules(language)
-    parts: list[str] = []
+def _about_lesion(sentences: Sequence[str], reading: _Rules) -> list[int | None]:
+    """Where in each sentence it begins to be about a lesion: at its name, or at once in sentences that go on
+    about it ("It was oval"); None where it is not. An organ has margins and blood flow, too."""
+    starts: list[int | None] = []
     for sentence in sentences:
         named = [hit for hit in reading.lesion.finditer(sentence) if _is_stated(hit, sentence, reading)]
-        goes_on = bool(parts and parts[-1] and reading.goes_on.match(sentence))
-        parts.append(sentence[named[0].start() :] if named else sentence if goes_on else "")
-    return parts
+        goes_on = bool(starts and starts[-1] is not None and reading.goes_on.match(sentence))
+        starts.append(named[0].start() if named else 0 if goes_on else None)
+    return starts
 
 
 def _is_stated(hit: re.Match, sentence: str, reading: _Rules) -> bool:
+    """Named in a sentence that is not of the past, and in its clause neither denied nor doubted before."""
+    clause = max((end.end() for end in reading.clause_end.finditer(sentence, 0, hit.start())), default=0)
+    if reading.past.search(sentence) or reading.unclear.search(sentence, clause, hit.start()):
+        return False
     denials = reading.denials.finditer(sentence)
     return not any(
         denial.end() <= hit.start() and not reading.clause_end.search(sentence, denial.end(), hit.start())
@@ -194,22 +208,61 @@ def _is_stated(hit: re.Match, sentence: str, reading: _Rules) -> bool:
     )
 
 
-def _values_in(rules: Mapping[str, dict[str, list]], sentence: str, language: str) -> Iterator[str]:
-    """The values that one sentence states."""
-    reading = _rules(language)
-    if reading.past.search(sentence):
-        return
-    start = 0
-    for clause in _clauses(sentence, reading):
-        start = sentence.index(clause, start)
-        if reading.unclear.search(clause):
-            continue
-        before = sentence[:start] if reading.reach == "sentence" else ""
+@dataclass(frozen=True)
+class _Place:
+    """Where in a sentence the organ itself is named (False) and where another is (True), by position; and
+    whether the sentence goes on about another."""
+
+    marks: tuple[tuple[int, bool], ...]
+    carried: bool
+
+    def elsewhere(self, at: int, clause: tuple[int, int]) -> bool:
+        """True where what stands at `at`, inside the clause, belongs to another organ: by what is named
+        before it in the clause, else after it, else before the clause."""
+        before = [other for place, other in self.marks if clause[0] <= place <= at]
+        after = [other for place, other in self.marks if at < place < clause[1]]
+        earlier = [other for place, other in self.marks if place < clause[0]]
+        return before[-1] if before else after[0] if after else earlier[-1] if earlier else self.carried
+
+
+def _places(sentences: Sequence[str], report: Report) -> list[_Place]:
+    reading = _rules(report.language)
+    words = reading.anatomy.get(report.organ)
+    places: list[_Place] = []
+    away = False
+    for sentence in sentences:
+        marks = (
+            [(hit.start(), other) for other in (False, True) for hit in words[other].finditer(sentence)]
+            if words
+            else []
+        )
+        away = away and bool(reading.goes_on.match(sentence))
+        places.append(_Place(tuple(sorted(marks)), away))
+        away = max(marks)[1] if marks else away
+    return places
+
+
+def _values_in(
+    rules: Mapping[str, dict[str, list]], sentence: str, start: int, reading: _Rules, place: _Place
+) -> Iterator[tuple[str, bool]]:
+    """The values that one sentence states from `start` on; False with what is only possible or another
+    organ's."""
+    part = sentence[start:]
+    at = 0
+    for clause in _clauses(part, reading):
+        at = part.index(clause, at)
+        span = start + at, start + at + len(clause)
+        before = part[:at] if reading.reach == "sentence" else ""
+        unclear = reading.unclear.search(clause)
         for value, ways in rules.items():
             for way, patterns in ways.items():
-                hits = (hit for pattern in patterns for hit in pattern.finditer(clause))
-                if any(_said(hit, before, clause, reading) == way for hit in hits):
-                    yield value
+                for hit in (hit for pattern in patterns for hit in pattern.finditer(clause)):
+                    said = _said(hit, before, clause, reading)
+                    elsewhere = place.elsewhere(span[0] + hit.start(), span)
+                    if said == way and not unclear and not elsewhere:
+                        yield value, True
+                    elif way == "stated" and (said == way or (said == "unclear" and elsewhere)):
+                        yield value, False
 
 
 def _said(hit: re.Match, before: str, clause: str, reading: _Rules) -> str:
@@ -280,16 +333,32 @@ def _choice(answer: Mapping, question: str, report: Report, chance: random.Rando
 def _value(answer: Mapping, question: str, report: Report, chance: random.Random) -> Answered:
     reading = _rules(report.language)
     patterns = reading.values[answer["value"]]
-    sentences = [sentence for sentence in _sentences(report) if not reading.past.search(sentence)]
-    found = {
-        re.sub(r"\s+", "", hit["value"]).lower(): hit["value"].strip()
-        for sentence in sentences
-        for pattern in patterns
-        for hit in pattern.finditer(sentence)
-    }
+    of_organ = _data()["values"][answer["value"]].get("of_organ")
+    sentences = _sentences(report)
+    places = _places(sentences, report if of_organ else replace(report, organ=None))
+    found: dict[str, str] = {}
+    for sentence, place in zip(sentences, places, strict=True):
+        if reading.past.search(sentence):
+            continue
+        for hit in (hit for pattern in patterns for hit in pattern.finditer(sentence)):
+            if not _is_certain(hit, sentence, reading, place):
+                return None
+            found[re.sub(r"\s+", "", hit["value"]).lower()] = hit["value"].strip()
     if len(found) != 1:
         return None
     return question, answer[report.language].format(value=next(iter(found.values())))
+
+
+def _is_certain(hit: re.Match, sentence: str, reading: _Rules, place: _Place) -> bool:
+    """False for a value in a doubtful clause, with another value behind it, or of another organ."""
+    ends = [0, *(end.end() for end in reading.clause_end.finditer(sentence)), len(sentence)]
+    clause = (
+        max(end for end in ends if end <= hit.start()),
+        min(end for end in ends if end >= hit.end("value")),
+    )
+    if reading.doubtful.search(sentence, *clause) or reading.another.match(sentence, hit.end("value")):
+        return False
+    return not place.elsewhere(hit.start(), clause)
 
 
 def _quote(answer: Mapping, question: str, report: Report, chance: random.Random) -> Answered:
@@ -297,15 +366,16 @@ def _quote(answer: Mapping, question: str, report: Report, chance: random.Random
     rule = _data()["quotes"][answer["quote"]]
     sentences = _sentences(report, rule["sections"])
     if rule.get("of_lesion"):
-        about = _about_lesion(sentences, report.language)
-        sentences = [sentence for sentence, part in zip(sentences, about, strict=True) if part]
+        starts = _about_lesion(sentences, reading)
+        sentences = [one for one, start in zip(sentences, starts, strict=True) if start is not None]
     else:
         patterns = reading.quotes[answer["quote"]]
         sentences = [sentence for sentence in sentences if any(p.search(sentence) for p in patterns)]
     if not sentences:
         return None
     stop, gap = ("。", "") if report.language == "zh" else (".", " ")
-    return question, gap.join(sentence + stop for sentence in dict.fromkeys(sentences))
+    ended = (one if one[-1] in "?？" else one + stop for one in dict.fromkeys(sentences))
+    return question, gap.join(ended)
 
 
 _ANSWERED = {"section": _section, "fact": _fact, "choice": _choice, "value": _value, "quote": _quote}
@@ -345,10 +415,13 @@ class _Rules:
     breaks: re.Pattern
     denied_after: re.Pattern
     unclear: re.Pattern
+    doubtful: re.Pattern
+    another: re.Pattern
     past: re.Pattern
     goes_on: re.Pattern
     lesion: re.Pattern
     reach: str
+    anatomy: Mapping[str, tuple[re.Pattern, re.Pattern]]  # the organ's own words, and other organs'
     facts: Mapping[str, Mapping[str, dict[str, list[re.Pattern]]]]
     values: Mapping[str, list[re.Pattern]]
     quotes: Mapping[str, list[re.Pattern]]
@@ -369,13 +442,17 @@ def _rules(language: str) -> _Rules:
         }
         for name, fact in data["facts"].items()
     }
-    lists = ("denials", "breaks", "denied_after", "unclear", "past", "goes_on")
+    lists = ("denials", "breaks", "denied_after", "unclear", "doubtful", "another", "past", "goes_on")
     joined = {key: re.compile("|".join(f"(?:{p})" for p in reading[key]), re.I) for key in lists}
     return _Rules(
         sentence_end=re.compile(reading["sentence_end"]),
         clause_end=re.compile(reading["clause_end"]),
         reach=reading["reach"],
         lesion=re.compile(data["macros"][language]["NOUN"], re.I),
+        anatomy={
+            organ: (re.compile(words[language]["here"], re.I), re.compile(words[language]["elsewhere"], re.I))
+            for organ, words in data["anatomy"].items()
+        },
         facts=facts,
         values={name: compiled(value[language]) for name, value in data["values"].items()},
         quotes={name: compiled(quote.get(language, ())) for name, quote in data["quotes"].items()},

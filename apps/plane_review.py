@@ -1,0 +1,149 @@
+"""One image as it was judged: what a page keeps of it, and what leaves the page as CSV and JSON.
+
+Boxes are in pixels of the file's own picture; `path` is the part of it that the model saw, which begins at
+`offset`. Knows nothing of components, events or HTML.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from assistants.abvlm_q.assistant import PlaneReply
+from assistants.abvlm_q.scoring import Add, Assessment, Change, Correct, Judged, Strike, points_of, revise
+from imaging.planes import ATTENUATION, FAULTS, Planes
+
+COLUMNS = ("file", "plane", "score", "grade", "main_deduction", "deductions", "boxes", "doubts", "by")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute
+
+
+@dataclass(frozen=True)
+class Review:
+    """An image, and what is known of it. `error` is a sentence in each language where it could not be
+    judged."""
+
+    source: str
+    path: str
+    offset: tuple[int, int]
+    size: tuple[int, int]  # width and height of what the model saw
+    assessment: Assessment | None = None
+    unfamiliar: bool = False
+    finished: bool = False
+    error: Mapping[str, str] | None = None
+
+    def with_reply(self, reply: PlaneReply) -> Review:
+        """As it stands after this much of the answer."""
+        return replace(
+            self, assessment=reply.assessment, unfamiliar=bool(reply.unfamiliar), finished=reply.finished
+        )
+
+    def changed(self, change: Change, protocol: Planes) -> Review:
+        """After a clinician's change; ValueError where it cannot be made (`scoring.revise`)."""
+        return replace(self, assessment=revise(self.assessment, change, protocol))
+
+
+def addable(assessment: Assessment, protocol: Planes) -> list[tuple[str, str, float]]:
+    """Deductions that these planes know, as (subject, fault, points); none for a view that is not scored."""
+    if assessment.score is None:
+        return []
+    structures = protocol.key_structures(assessment.planes)
+    pairs = [(structure, fault) for structure in structures for fault in FAULTS]
+    pairs += [(ATTENUATION, step.key) for step in protocol.attenuation_grades]
+    counted = {each.item for each in assessment.deductions if not each.struck}
+    found = [(*pair, points_of(*pair, assessment.planes, protocol)) for pair in pairs]
+    return [each for each in found if each[2] and f"{each[0]}.{each[1]}" not in counted]
+
+
+def strike(item: str) -> Strike:
+    return Strike(item)
+
+
+def add(item: str) -> Add:
+    """The deduction of "subject.fault"."""
+    subject, _, fault = item.rpartition(".")
+    return Add(subject, fault)
+
+
+def correct(index: int, edges: Sequence[float | None], label: str | None, size: tuple[int, int]) -> Correct:
+    """A box from what was typed; ValueError for a missing number, or a box outside a picture that ends at
+    `size`."""
+    if any(edge is None for edge in edges):
+        raise ValueError("a box needs four numbers")
+    x1, y1, x2, y2 = (round(edge) for edge in edges)
+    if min(x1, y1) < 0 or x2 > size[0] or y2 > size[1]:
+        raise ValueError(
+            f"box {(x1, y1, x2, y2)!r} is not inside the picture of {size[0]} x {size[1]} pixels"
+        )
+    return Correct(index, (x1, y1, x2, y2), label)
+
+
+def main_deduction(assessment: Assessment) -> Judged | None:
+    """The dearest one that counts, the first of equals."""
+    counted = [each for each in assessment.deductions if not each.struck]
+    return max(counted, key=lambda each: each.points, default=None)
+
+
+def record(review: Review) -> dict[str, Any]:
+    """All that is known of an image, ready for JSON: keys of the protocol, boxes in the file's own pixels."""
+    if review.error is not None:
+        return {"file": review.source, "error": review.error["en"]}
+    found = review.assessment
+    return {
+        "file": review.source,
+        "plane": list(found.planes),
+        "score": found.score,
+        "grade": found.grade,
+        "stated_score": found.stated_score,
+        "boxes": [{"label": each.label, "box": list(each.box), "by": each.by} for each in found.structures],
+        "deductions": [asdict(each) for each in found.deductions],
+        "flags": list(found.flags),
+        "refused": dict(found.refused),
+        "corrected": dict(found.corrected),
+        "unfamiliar": review.unfamiliar,
+        "finished": review.finished,
+        "by": found.by,
+    }
+
+
+def as_json(reviews: Iterable[Review], model: str) -> str:
+    """The records of a queue, with what they are worth."""
+    note = "AI draft, research use only, not for clinical diagnosis"
+    words = {"model": model, "note": note, "images": [record(review) for review in reviews]}
+    return json.dumps(words, ensure_ascii=False, indent=1) + "\n"
+
+
+def as_csv(reviews: Iterable[Review], model: str) -> str:
+    """One line an image, with COLUMNS and the model; as Excel reads it (a mark first, no formulas)."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*COLUMNS, "model"])
+    for review in reviews:
+        writer.writerow([_plain(value) for value in (*_line(record(review)), model)])
+    return "\ufeff" + text.getvalue()
+
+
+def _line(values: Mapping[str, Any]) -> list[str]:
+    if "error" in values:
+        return [values["file"], *[""] * (len(COLUMNS) - 3), values["error"], ""]
+    counted = [each for each in values["deductions"] if not each["struck"]]
+    dearest = max(counted, key=lambda each: each["points"], default={"item": ""})
+    score = "" if values["score"] is None else f"{values['score']:g}"
+    return [
+        values["file"],
+        "; ".join(values["plane"]),
+        score,
+        values["grade"] or "",
+        dearest["item"],
+        "; ".join(f"{each['item']} -{each['points']:g}" for each in counted),
+        "; ".join(f"{each['label']} {' '.join(map(str, each['box']))}" for each in values["boxes"]),
+        "; ".join(values["flags"]),
+        values["by"],
+    ]
+
+
+def _plain(value: str) -> str:
+    return f"'{value}" if value.startswith(_FORMULA) else value

@@ -1,0 +1,169 @@
+"""A rater's answers as pairs for Ultrasound-QBench's Table I: one for every prompt, levelled in every way.
+
+A rater answers one image by several prompts (`prediction_by_prompt`). Each becomes a pair of its own, with
+the key `setting` ("IVUSQA basic") that the table's columns are, and up to three levels: the word that was
+written (raw), the likeliest level (softmax), and the cluster of its score (section III.B b, step 2). Clusters
+come from the scores of the set itself, which is how the paper's table has it, or from cut points that another
+set left behind. Labels play no part in either: `assistants.qbench.clustering` is given numbers alone.
+
+A failed image is a wrong answer to every prompt that the others were asked. Knows nothing of metrics.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from assistants.qbench.clustering import CutPoints, fit, load, place, save
+from eval.pairs import Pair, PairError
+
+SETTING, IMAGE = "setting", "image"
+SIMULATED = {"ivus": "simulated IVUS", "apical_four_chamber": "simulated A4C"}  # views of the simulator
+COMPARATIVE = "comparative"
+_TEXTS = ("answer", "reference", "score", "answer_type", "options")  # truths of other tables
+
+
+def is_rated(pairs: Sequence[Pair]) -> bool:
+    """Whether a rater wrote these predictions."""
+    return any("prediction_by_prompt" in pair.values or "prediction_ranking" in pair.values for pair in pairs)
+
+
+def by_setting(pairs: Sequence[Pair], cut_points: Sequence[CutPoints] | None = None) -> list[Pair]:
+    """One pair for every image and prompt, and one for every comparison.
+
+    `cut_points` place the scores; None clusters those of each setting by themselves. PairError where some
+    setting has scores and none of the cut points was fitted for its model, prompt, wording and language on
+    another population.
+    """
+    asked = _asked(pairs)
+    apart = [each for pair in pairs for each in _apart(pair, asked)]
+    placing = {_source(each): None for each in apart if _score(each) is not None}
+    own = fitted(pairs)
+    for source in placing:
+        placing[source] = own[source] if cut_points is None else _other(source, own[source], cut_points)
+    return [_clustered(each, placing) for each in apart]
+
+
+def fitted(pairs: Sequence[Pair]) -> dict[tuple, CutPoints]:
+    """Cut points of every setting's own scores, by what they belong to (`_source`)."""
+    scores: dict[tuple, list[float]] = defaultdict(list)
+    for pair in pairs:
+        for each in _apart(pair, {}):
+            if (score := _score(each)) is not None:
+                scores[_source(each)].append(score)
+    return {
+        (dataset, *source): fit(values, dataset, **_named(source))
+        for (dataset, *source), values in scores.items()
+    }
+
+
+def cuts_used(apart: Sequence[Pair]) -> tuple[str, ...]:
+    """A sentence that says whose cuts placed the scores of each set; none where no score was placed."""
+    used = dict.fromkeys((pair.values["dataset"], pair.values.get("cuts_of")) for pair in apart)
+    named = [f"{dataset} by cuts of {cuts}" for dataset, cuts in used if cuts]
+    return (f"Clusters: {', '.join(named)}.",) if named else ()
+
+
+def add_cut_points(found: Sequence[CutPoints], path: Path) -> None:
+    """Write cut points beside those of other sets that `path` holds, and in place of those of the same
+    scores."""
+    ours = {each.scores for each in found}
+    save([*(each for each in load(path) if each.scores not in ours), *found], path)
+
+
+def failures(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """A sentence that counts and names the images without an answer; none where all have one."""
+    from eval.rows import some
+
+    failed = [pair.id for pair in pairs if pair.prediction is None]
+    if not failed:
+        return ()
+    return (f"{len(failed)} of {len(pairs)} images or comparisons failed: {some(failed)}.",)
+
+
+def dataset_of(pair: Pair) -> str:
+    """The set that an image is of: its own word, the simulator's view, or its organ."""
+    known = SIMULATED.get(str(pair.values.get("view")))
+    return str(pair.values.get("dataset") or known or pair.values.get("organ") or "all images")
+
+
+def _asked(pairs: Sequence[Pair]) -> dict[str, dict[str, None]]:
+    """Of every prompt the keys of all ways in which some image was levelled, with no level: what an image
+    that failed was asked, too."""
+    found: dict[str, dict[str, None]] = {}
+    for pair in pairs:
+        for prompt, answer in _answers(pair).items():
+            levelled = _levels(answer)
+            ways = [key for key in levelled if key.startswith("prediction_level")]
+            ways += ["prediction_level_clustered"] if levelled.get("prediction_score") is not None else []
+            found.setdefault(prompt, {}).update(dict.fromkeys(ways))
+    return found
+
+
+def _answers(pair: Pair) -> Mapping[str, Mapping[str, Any]]:
+    return pair.values.get("prediction_by_prompt") or {}
+
+
+def _apart(pair: Pair, asked: Mapping[str, Mapping[str, None]]) -> Iterator[Pair]:
+    """The pair of every prompt; of a failed image one for each that the others were `asked`."""
+    kept = {key: value for key, value in pair.values.items() if key not in _TEXTS}
+    kept |= {"dataset": dataset_of(pair), IMAGE: pair.id, "image_score": pair.values.get("score")}
+    kept = {key: value for key, value in kept.items() if not key.startswith("prediction_level")}
+    if pair.values.get("task") == "compare":
+        kept |= {"prompt": COMPARATIVE, SETTING: f"{kept['dataset']} {COMPARATIVE}"}
+        yield Pair(pair.id, pair.prediction, (), kept | {"level": None, "image_score": None})
+        return
+    answers = {prompt: _levels(answer) for prompt, answer in _answers(pair).items()}
+    for prompt, found in (asked if pair.prediction is None else answers).items():
+        values = kept | {"prompt": prompt, SETTING: f"{kept['dataset']} {prompt}"} | found
+        yield Pair(f"{pair.id} {prompt}", pair.prediction, (), values)
+
+
+def _levels(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found by one prompt, under the keys of `eval.metrics.levels`."""
+    found: dict[str, Any] = {"prediction_score": answer.get("score")}
+    if answer.get("text") is not None:
+        found["prediction_level"] = answer.get("word")
+    if shares := answer.get("probabilities"):
+        found["prediction_level_softmax"] = max(("low", "medium", "high"), key=shares.__getitem__)
+    return found
+
+
+def _score(pair: Pair) -> float | None:
+    return pair.values.get("prediction_score") if pair.prediction is not None else None
+
+
+def _source(pair: Pair) -> tuple:
+    """The population that a score belongs to: its set, and what scores must share to be compared."""
+    values = pair.values
+    model, wording = values.get("prediction_model") or "", values.get("prediction_wording") or ""
+    return (values["dataset"], model, values["prompt"], wording, values.get("language") or "en")
+
+
+def _named(source: Sequence[str]) -> dict[str, str]:
+    return dict(zip(("model", "prompt", "wording", "language"), source, strict=True))
+
+
+def _other(source: tuple, own: CutPoints, cut_points: Sequence[CutPoints]) -> CutPoints:
+    """The first of the cut points that fits and does not come from these very scores."""
+    named = _named(source[1:])
+    found = next((each for each in cut_points if each.fits(**named) and each.scores != own.scores), None)
+    if found is None:
+        raise PairError(
+            f"no cut points of another set fit {source[0]}, prompt {named['prompt']}, language "
+            f"{named['language']}: model and wording must be the same. Fit them: "
+            "score OTHER.jsonl --save-cut-points FILE"
+        )
+    return found
+
+
+def _clustered(pair: Pair, placing: Mapping[tuple, CutPoints]) -> Pair:
+    score = _score(pair)
+    if score is None:
+        return pair
+    cuts = placing[_source(pair)]
+    level, borderline = place(score, cuts)
+    found = {"prediction_level_clustered": level, "borderline": borderline, "cuts_of": cuts.population}
+    return Pair(pair.id, pair.prediction, pair.references, {**pair.values, **found})
