@@ -29,6 +29,7 @@ from simulator.scene import Scene, smooth_field
 
 KINDS = ("rib", "gas", "contact", "deep")  # deep: nothing comes back from below a depth, as in fatty tissue
 LARGEST = {"rib": 0.72, "gas": 0.42, "contact": 0.62, "deep": 0.72}  # shares that each kind can cover
+SMALLEST = {"deep": 0.18}  # and the least: a drop-out of a few millimetres has not yet become dark
 LOSS_DB = 44.0  # in the middle of a shadow: no echo from behind reaches the haze
 DARK_DB = LOSS_DB / 2  # lost at the border: from here on a sample is attenuated
 HAZE_DB = -28.0  # of the haze, relative to liver
@@ -38,8 +39,8 @@ CAP_MM = 3.4  # thickness of the bright surface of a rib
 GAS_BEHIND_WALL_MM = (6.0, 14.0)  # how far behind the abdominal wall a loop's gas begins
 LOOP_MM = 26.0  # about how wide a loop of bowel is
 LOOP_ARC_MM, LOOP_WALL_MM = 5.0, 2.6  # how far its gas recedes at its sides; how thick its wall is
-DIRTY_DB, DIRTY_MM = 11.0, 14.0  # how much brighter than other haze it is right behind gas, fading over
-ECHO_DB, ECHO_MM = 12.0, 3.0  # the first echo to and fro, and its thickness; each further one is half of it
+DIRTY_DB, DIRTY_MM = 14.0, 18.0  # how much brighter than other haze it is right behind gas, fading over
+ECHO_DB, ECHO_MM = 13.0, 3.0  # the first echo to and fro, and its thickness; each further one is half of it
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def sample_shadows(
     rng: np.random.Generator, probe: Probe, depth_mm: float, wall_mm: float, share: float
 ) -> tuple[Shadow, ...]:
     """Shadows of one kind that together cover about `share` (0 to 0.7) of the sector."""
-    kind = str(rng.choice([kind for kind in KINDS if share <= LARGEST[kind]]))
+    kind = str(rng.choice([kind for kind in KINDS if SMALLEST.get(kind, 0) <= share <= LARGEST[kind]]))
     if kind == "deep":
         near, far = probe.radius_mm**2, (probe.radius_mm + depth_mm) ** 2
         start = np.sqrt(far - share * (far - near)) - probe.radius_mm

@@ -8,8 +8,8 @@ that is drawn has its name: those that the view is taken for, and those that lie
 measured on any other raster to know how large a structure is where no sector cuts it.
 
 Where a tube is cut, and where a vessel ends that opens into no other, it leaves the scan plane: the slice
-that the probe sees is some millimetres thick, so what slants out of it tapers and fades into what lies around
-it, with no wall across its end. It counts as there as far as half of it is in the slice.
+that the probe sees is some millimetres thick, so what slants out of it fades into what lies around it (and a
+vessel tapers), with no wall across its end. It counts as there as far as half of it is in the slice.
 
 Knows nothing of deductions, shadows, screens or files.
 """
@@ -33,7 +33,7 @@ PIVOT = (0.0, 60.0)  # mm: what `moved` turns and scales a plan around
 # How a tube leaves the scan plane: chosen by eye, for a slice about 4 mm thick that it crosses at a slant.
 FADE_MM, FADE_A_RADIUS = 10.0, 0.6  # over which it fades, and what each mm of its radius adds
 MOST_FADED = 0.4  # of a short tube's length, at either end
-TAPER = 0.6  # of its radius, which it has lost where it is gone
+TAPER = 0.6  # of its radius, which a vessel has lost where it is gone
 RAGGED_MM = 1.2  # how unevenly it fades
 STEM_MM = 12.0  # of a stem beyond the root of a named branch: a cut never takes that away
 
@@ -218,8 +218,9 @@ class Part:
         there = np.ones(x.shape, np.float32)
         for border, way, width in borders:
             there[near] = np.minimum(there[near], np.clip(0.5 + way * (border - place) / width, 0, 1))
-        mean_radius = np.float32(np.mean(self.shape.radii))
-        return Place(distance + (1 - there) * np.float32(TAPER) * mean_radius, along, there)
+        if self.vessel:
+            distance = distance + (1 - there) * np.float32(TAPER * np.mean(self.shape.radii))
+        return Place(distance, along, there)
 
     def _borders(self, free: tuple[bool, bool]) -> list[tuple[float, int, float]]:
         """Where the tube leaves the plane: position along, way (1: what lies beyond is gone, -1: what lies
