@@ -145,8 +145,8 @@ def _score(review: Review, protocol: Planes) -> str:
 def _deductions(found: Assessment, protocol: Planes) -> str:
     if found.score is None and not found.deductions:
         return ""
-    columns = ("criterion", "reason", "points", "place")
-    heads = "".join(f'<th scope="col">{both(f"plane_{each}")}</th>' for each in columns)
+    columns = ("plane_criterion", "plane_reason", "plane_points", "plane_place")
+    heads = "".join(f'<th scope="col">{both(each)}</th>' for each in columns)
     rows = "".join(_deduction(each, protocol) for each in found.deductions)
     none = f'<tr><td colspan="4">{both("plane_no_deductions")}</td></tr>'
     head, body = f"<thead><tr>{heads}</tr></thead>", f"<tbody>{rows or none}</tbody>"

@@ -22,7 +22,7 @@ def test_every_text_is_used_and_every_used_text_is_there():
     source = "".join(path.read_text("utf-8") for path in (ROOT / "apps").glob("*.py"))
     source += (ROOT / "apps/examples/examples.yaml").read_text("utf-8")
     for key in language._texts():
-        stem = re.sub(r"^(organ|task|tab)_\w+$", r"\1_{", key)
+        stem = re.sub(r"^(organ|task|tab|plane_flag)_\w+$", r"\1_{", key)
         assert f'"{key}"' in source or stem in source or f": {key}" in source, f"{key} is not used"
     for key in re.findall(r'(?:both|label|text)\("(\w+)"', source):
         assert key in language._texts()
