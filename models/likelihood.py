@@ -28,6 +28,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from imaging.frame import Frame
 from models.encoding import Message, Tensors
 from models.errors import ContextOverflow, ModelError
+from models.streaming import is_out_of_memory
 
 Candidate = tuple[int, ...]  # token ids that may follow a prompt
 LogProbabilities = tuple[float, ...]  # of a candidate's tokens, each given all before it
@@ -179,7 +180,7 @@ class Likelihood:
         try:
             shared = self.of(asks, share=True, max_pixels=max_pixels)
         except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
-            if isinstance(error, ModelError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            if isinstance(error, ModelError) or is_out_of_memory(error):
                 raise
             sentence = " ".join(str(error).split())[:200]
             return False, f"{type(self.model).__name__} cannot share a beginning: {sentence}"

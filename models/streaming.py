@@ -218,3 +218,8 @@ def _collect(mail: SimpleQueue) -> list:
             letters.append(mail.get_nowait())
     except Empty:
         return letters
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """torch has a class for a full GPU; a full CPU is a plain RuntimeError with the allocator's name."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -31,7 +31,7 @@ from models.encoding import Tensors
 from models.errors import ContextOverflow, ModelError, OutOfMemory
 from models.familiarity import Familiarity
 from models.registry import registry
-from models.streaming import Piece, Writer
+from models.streaming import Piece, Writer, is_out_of_memory
 
 DEMO_WEIGHTS = Path(__file__).parents[2] / "weights" / "demo" / "abvlm_q"
 DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
@@ -192,7 +192,7 @@ class AbVLMQAssistant:
                 reply = self._reply(reader, piece, asked)
                 yield replace(reply, text=text, unfamiliar=unfamiliar[0], seconds_to_first_token=first_token)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             out_of_memory = self._out_of_memory(1)
         if out_of_memory:  # raised out here, where the failed pass and its tensors are already forgotten
@@ -214,7 +214,7 @@ class AbVLMQAssistant:
             unfamiliar = self._unfamiliar(batch)
             pieces = self._writer.write(batch, [each.budget for each in asked])
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if pieces is None:  # raised out here for the reason that `stream` has
             raise self._out_of_memory(len(turns))
@@ -308,8 +308,3 @@ def _with_image(turn: Turn, history: Sequence[Turn | Reply]) -> Turn:
             f"AbVLM-Q 每次评价一幅图像，当前收到 {len(frames)} 幅。请只发送一幅图像。",
         )
     return replace(turn, frames=frames)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has a class for a full GPU; a full CPU is a plain RuntimeError with the allocator's name."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -34,7 +34,7 @@ from models.familiarity import Familiarity
 from models.feature_cache import FeatureCache
 from models.frame_choice import Selection, attention_scores, choose, overrule
 from models.registry import registry
-from models.streaming import Writer
+from models.streaming import Writer, is_out_of_memory
 
 DEMO_WEIGHTS = Path(__file__).parents[2] / "weights" / "demo" / "echovlm"
 DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
@@ -146,7 +146,7 @@ class EchoVLMAssistant:
                     seconds_to_first_token=first_token,
                 )
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             out_of_memory = self._out_of_memory(len(frames_in_view(history, turn)))
         if out_of_memory:  # raised out here, where the failed pass and its tensors are already forgotten
@@ -168,7 +168,7 @@ class EchoVLMAssistant:
             unfamiliar = self._unfamiliar(batch)
             pieces = self._writer.write(batch, [asked.budget for asked in prepared])
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if pieces is None:  # raised out here for the reason that `stream` has
             raise self._out_of_memory(sum(len(turn.frames) for turn in turns))
@@ -266,8 +266,3 @@ def _of_each(indices: Sequence[int], counts: Sequence[int]) -> list[tuple[int, .
         tuple(i - end + count for i in indices if end - count <= i < end)
         for end, count in zip(ends, counts, strict=True)
     ]
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has a class for a full GPU; a full CPU is a plain RuntimeError with the allocator's name."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

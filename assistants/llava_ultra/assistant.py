@@ -34,7 +34,7 @@ from models.errors import ContextOverflow, DeviceUnavailable, OutOfMemory
 from models.familiarity import Familiarity
 from models.feature_cache import FeatureCache
 from models.frame_choice import Selection, choose, overrule
-from models.streaming import Piece, Writer
+from models.streaming import Piece, Writer, is_out_of_memory
 
 DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
 ENCODED_AT_ONCE = 8  # frames; SAM's global attention holds 4096 x 4096 numbers a head and frame
@@ -140,7 +140,7 @@ class LlavaUltraAssistant:
                     first_token = time.monotonic() - started
                 yield _reply(piece, text, asked, seconds_to_first_token=first_token)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             out_of_memory = self._out_of_memory(len(frames_in_view(history, turn)))
         if out_of_memory:  # raised out here, where the failed pass and its tensors are already forgotten
@@ -160,7 +160,7 @@ class LlavaUltraAssistant:
             asked = [_last(self._prepare((), turn, settings)) for turn in turns]
             pieces = self._writer.write(self._batch(asked), [each.budget for each in asked])
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if pieces is None:  # raised out here for the reason that `stream` has
             raise self._out_of_memory(sum(len(turn.frames) for turn in turns))
@@ -339,8 +339,3 @@ def _demo_weights() -> str:
             "或用 --weights llava_ultra=路径或编号 指定其他权重。",
         )
     return str(folder)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has a class for a full GPU; a full CPU is a plain RuntimeError with the allocator's name."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

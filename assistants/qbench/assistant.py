@@ -17,8 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from assistants.base import Reply, Settings, Turn
 from assistants.qbench import prompts, rating, sentences
 from assistants.qbench.clustering import FILE, CutPoints, load
@@ -33,6 +31,7 @@ from models.errors import ModelError, OutOfMemory
 from models.familiarity import Familiarity
 from models.likelihood import ROWS, Likelihood
 from models.registry import registry
+from models.streaming import is_out_of_memory
 
 DEMO_WEIGHTS = Path(__file__).parents[2] / "weights" / "demo"
 DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
@@ -260,7 +259,7 @@ class QBenchAssistant:
         try:
             return read(asked, (settings or Settings()).max_pixels)
         except RuntimeError as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
+            if not is_out_of_memory(error):
                 raise
             full = OutOfMemory(
                 f"{self.device} ran out of memory. Ask again with fewer images; whoever runs the server can "
