@@ -20,6 +20,7 @@ from apps import echovlm, language, privacy
 from apps.chat import UnreadableUploads, read_uploads
 from apps.opening import Opening
 from apps.page import launch_options
+from assistants import wording
 from assistants.base import Reply, Settings, Turn
 from assistants.echovlm import prompts
 
@@ -280,8 +281,8 @@ def test_the_badge_follows_the_weights(opening, server):
 
 def test_the_page_offers_what_the_assistant_knows():
     assert echovlm.ORGANS == prompts.organs()
-    assert echovlm.TASKS == prompts.TASKS
-    assert language.LANGUAGES == prompts.LANGUAGES
+    assert echovlm.TASKS == wording.TASKS
+    assert language.LANGUAGES == wording.LANGUAGES
 
 
 def test_examples_name_known_choices():

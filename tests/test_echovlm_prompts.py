@@ -5,15 +5,9 @@ import tiny
 
 from assistants.base import Reply, Turn
 from assistants.conversation import frames_in_view
-from assistants.echovlm.prompts import (
-    LANGUAGES,
-    TASKS,
-    build_messages,
-    organs,
-    request,
-    standard_request,
-)
+from assistants.echovlm.prompts import build_messages, organs, request, standard_request
 from assistants.language import language_of
+from assistants.wording import LANGUAGES, TASKS
 
 IMAGE = (tiny.frame(),)
 SEVEN = ("thyroid", "breast", "liver", "kidney", "gynaecology", "vessel", "heart")

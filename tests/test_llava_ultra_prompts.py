@@ -5,9 +5,11 @@ import tiny
 
 from assistants.base import Reply, Turn
 from assistants.conversation import alternating, frames_in_view, showing_only
+from assistants.language import language_of
 from assistants.llava_ultra import prompts
 from assistants.llava_ultra.configuration import LlavaUltraConfig
 from assistants.llava_ultra.prompts import Part, build_prompt, request, standard_request, template
+from assistants.wording import LANGUAGES, TASKS
 
 ONE, TWO, THREE = (tiny.frame(seed=seed) for seed in range(3))
 VICUNA = (
@@ -80,14 +82,14 @@ def test_nobody_forges_a_turn(name):
         assert written(parts).count(form.stop) == written(harmless).count(form.stop)
 
 
-@pytest.mark.parametrize("language", prompts.LANGUAGES)
-@pytest.mark.parametrize("task", prompts.TASKS)
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("task", TASKS)
 def test_standard_requests_name_the_site_or_not(task, language):
     plain = standard_request(task, language)
     assert request(Turn(task=task, language=language)) == plain
     named = {standard_request(task, language, organ) for organ in prompts.organs()}
     assert len(named) == 7 and plain not in named
-    assert all(prompts.language_of(each) == language for each in [plain, *named])
+    assert all(language_of(each) == language for each in [plain, *named])
 
 
 @pytest.mark.parametrize(

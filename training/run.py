@@ -30,7 +30,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from assistants.abvlm_q.prompts import FORM_FILE
 from assistants.echovlm import EchoVLMForConditionalGeneration
 from assistants.echovlm.assistant import DEMO_MARK
-from assistants.echovlm.prompts import LANGUAGES, organs, standard_request
+from assistants.echovlm.prompts import organs, standard_request
+from assistants.wording import LANGUAGES
 from imaging.case import Case, read_cases
 from imaging.files import load_frames
 from imaging.planes import Planes, PlanesError, load_planes

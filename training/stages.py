@@ -33,8 +33,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from assistants.echovlm.prompts import TASKS
 from assistants.language import language_of
+from assistants.wording import TASKS
 from imaging.case import Case, CaseError
 from models.encoding import IGNORED, Encoder, Tensors
 from training.conversation import MOST_TURNS, Conversations, SeenImages

@@ -18,8 +18,9 @@ from transformers import GenerationConfig
 
 from assistants.llava_ultra import LlavaUltraConfig, LlavaUltraForConditionalGeneration
 from assistants.llava_ultra.encoding import Encoder
-from assistants.llava_ultra.prompts import LANGUAGES, TASKS, organs, standard_request
+from assistants.llava_ultra.prompts import organs, standard_request
 from assistants.llava_ultra.published import open_published
+from assistants.wording import LANGUAGES, TASKS
 from imaging.case import Case
 from models.checkpoint import resolve
 from training.recipe import Recipe, RecipeError

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from assistants.base import Reply, Turn
-from assistants.language import language_of
+from assistants.wording import Wording, check
 
-TASKS = ("report", "diagnosis", "vqa")
-LANGUAGES = ("zh", "en")
+_WORDING = Wording.read(Path(__file__).with_suffix(".yaml"))
+organs = _WORDING.organs
+standard_request = _WORDING.standard_request
+request = _WORDING.request
 IMAGE = "<image>"
 
 
@@ -50,56 +50,16 @@ class Template:
 
 
 @cache
-def _wording() -> dict:
-    return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
-
-
-@cache
 def templates() -> dict[str, Template]:
     """All templates by name."""
-    entries = _wording()["templates"].items()
+    entries = _WORDING.data["templates"].items()
     return {name: Template(**{**entry, "tokens": tuple(entry["tokens"])}) for name, entry in entries}
 
 
 def template(name: str) -> Template:
     """The template that weights name in their configuration; ValueError for an unknown one."""
-    _check("template", name, tuple(templates()))
+    check("template", name, tuple(templates()))
     return templates()[name]
-
-
-def organs() -> tuple[str, ...]:
-    """The organs a turn may name, in the order of the data file."""
-    return tuple(_wording()["organs"])
-
-
-def standard_request(task: str, language: str, organ: str | None = None) -> str:
-    """The wording of `task` when a person writes nothing. ValueError for an unknown task, language, organ."""
-    _check("task", task, TASKS)
-    _check("language", language, LANGUAGES)
-    wording = _wording()["requests"][task][language]
-    return wording["plain"] if organ is None else wording["organ"].format(organ=_organ_name(organ, language))
-
-
-def request(turn: Turn) -> str:
-    """The words of a turn as the model reads them: a person's own first and unchanged.
-
-    Two short lines may follow: the chosen organ, where the words do not mention it, and the answer's
-    language, where the words are in the other one.
-    """
-    own = turn.text.strip()
-    if not own:
-        return standard_request(turn.task, turn.language, turn.organ)
-    _check("task", turn.task, TASKS)
-    _check("language", turn.language, LANGUAGES)
-    _check("organ", turn.organ, (None, *organs()))
-    written_in = language_of(own) or turn.language
-    lines = [own]
-    if turn.organ and turn.frames and not _mentions(own, turn.organ):
-        name = _organ_name(turn.organ, written_in)
-        lines.append(_wording()["organ_hint"][written_in].format(organ=name))
-    if written_in != turn.language:
-        lines.append(_wording()["answer_language"][turn.language])
-    return "\n".join(lines)
 
 
 def build_prompt(conversation: Sequence[Turn | Reply], template: Template) -> list[Part]:
@@ -165,18 +125,3 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
         elif part.text:
             joined.append(part)
     return joined
-
-
-def _organ_name(organ: str, language: str) -> str:
-    _check("organ", organ, organs())
-    return _wording()["organs"][organ][language]
-
-
-def _mentions(text: str, organ: str) -> bool:
-    names = {organ, *(_organ_name(organ, language) for language in LANGUAGES)}
-    return any(name in text.lower() for name in names)
-
-
-def _check(field: str, value: str | None, allowed: Sequence[str | None]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{field} {value!r} is not one of {', '.join(map(str, allowed))}")
