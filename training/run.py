@@ -30,8 +30,6 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from assistants.abvlm_q.prompts import FORM_FILE
 from assistants.echovlm import EchoVLMForConditionalGeneration
 from assistants.echovlm.assistant import DEMO_MARK
-from assistants.echovlm.prompts import organs, standard_request
-from assistants.wording import LANGUAGES
 from imaging.case import Case, read_cases
 from imaging.files import load_frames
 from imaging.planes import Planes, PlanesError, load_planes
@@ -42,6 +40,7 @@ from models.familiarity import Familiarity, vision_features
 from training.begun import OtherRecipe, begin
 from training.contrast import Contrast
 from training.conversation import SeenImages, SeenTower
+from training.demo_texts import demo_texts
 from training.frames import Examinations, SeenFrames, standing_in
 from training.loop import Stage, processes, train, write_tensors
 from training.masks import Masks
@@ -203,15 +202,8 @@ def simulate(arguments: dict[str, object], folder: Path, say: Callable[[str], No
 
 
 def make_encoder(recipe: Recipe, cases: Sequence[Case]) -> Encoder:
-    """Tokenizer from the cases' texts and the assistant's standard requests; Qwen2-VL's image processor."""
-    texts = [text for case in cases for text in (case.question, case.answer) if text]
-    requests = [
-        standard_request(task, language, organ)
-        for task in ("report", "diagnosis", "vqa")
-        for language in LANGUAGES
-        for organ in (None, *organs())
-    ]
-    tokenizer = train_tokenizer([*texts, *requests * 50], recipe.vocabulary)
+    """Tokenizer from the cases' texts and what the assistants say; Qwen2-VL's image processor."""
+    tokenizer = train_tokenizer(demo_texts(cases, _protocol(recipe)), recipe.vocabulary)
     return Encoder(tokenizer, Qwen2VLImageProcessorPil(), tokenizer.convert_tokens_to_ids("<|image_pad|>"))
 
 
