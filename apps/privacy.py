@@ -16,10 +16,12 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 KEPT_SECONDS = 3600  # an upload's life; looked at every CHECK_SECONDS
 CHECK_SECONDS = 300
@@ -85,7 +87,7 @@ def start_deleting() -> None:
     the folder.
     """
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
-    ours = {path for path in folder.rglob("*") if path.is_file()}
+    ours = set(_files(folder))
 
     def watch():
         while True:
@@ -96,13 +98,29 @@ def start_deleting() -> None:
 
 
 def delete_older(folder: Path, seconds: float, *, keep: Collection[Path] = ()) -> None:
-    """Delete the files under `folder` that were last written more than `seconds` ago."""
-    for path in folder.rglob("*"):
+    """Delete the files under `folder` that were last written more than `seconds` ago.
+
+    Raises no OSError, because the thread that calls it must outlive a bad disk: what cannot be deleted now
+    is logged, without its name, and met again next time.
+    """
+    for path in _files(folder):
         try:
-            if path.is_file() and path not in keep and time.time() - path.stat().st_mtime > seconds:
+            if path not in keep and time.time() - path.stat().st_mtime > seconds:
                 path.unlink()
-        except FileNotFoundError:  # someone else was faster
-            continue
+        except OSError as error:
+            _not_deleted(error)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files under `folder`. Unlike `Path.rglob` it goes on when a folder vanishes on the way."""
+    for where, _, names in os.walk(folder, onerror=_not_deleted):
+        yield from (Path(where, name) for name in names)
+
+
+def _not_deleted(error: OSError) -> None:
+    """Say that uploads may stay, and why; what has vanished does not. A path could name a patient."""
+    if not isinstance(error, FileNotFoundError):
+        log.error("uploads could not be deleted: %s", type(error).__name__)
 
 
 class ForeignFile(PermissionError):

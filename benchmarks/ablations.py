@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 from assistants.base import open_assistant
@@ -76,10 +78,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=2, default=(500, 300), help="of the two stages")
     parser.add_argument("--cases", type=int, default=300, help="examinations to answer")
     parser.add_argument("--seed", type=int, default=30303, help="of those; training used seeds 1 and 2")
+    parser.add_argument("--workers", type=int, default=1, help="variants at once; set OMP_NUM_THREADS too")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("ablations.md"))
     args = parser.parse_args()
     recipe = read_recipe(args.recipe)
-    results = [answered(recipe, name, mixture, args) for name, mixture in VARIANTS.items()]
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(answered, recipe, name, own, args) for name, own in VARIANTS.items()]
+        results = [job.result() for job in jobs]
     draw(results, args.output.with_suffix(".png"), columns=("BLEU-1", "ROUGE-L"))
     schedule = next(stage for stage in recipe.stages if stage.kind == "moe").schedule
     header = HEADER.format(

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pages
 import pytest
@@ -212,6 +214,59 @@ def test_old_uploads_are_deleted_and_young_ones_are_not(client, tmp_path):
 def test_the_promise_of_an_hour_is_kept_by_a_thread(server):
     assert "delete uploads" in [thread.name for thread in threading.enumerate()]
     assert privacy.KEPT_SECONDS == 3600 and privacy.CHECK_SECONDS <= 600
+
+
+def two_uploads(folder: Path) -> set[Path]:
+    """Files in two folders; which of them a walk meets first is the disk's choice."""
+    paths = {folder / name / "scan.png" for name in "ab"}
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    return paths
+
+
+def test_the_thread_outlives_a_folder_that_vanishes_while_it_looks(tmp_path, monkeypatch, caplog):
+    """Each round deletes one upload, and with it the folder of the other goes."""
+    unlink, start, done = Path.unlink, threading.Semaphore(0), threading.Semaphore(0)
+
+    def unlink_and_more(path):
+        unlink(path)
+        for other in set(tmp_path.iterdir()) - {path.parent}:
+            shutil.rmtree(other)
+
+    def sleep(_):
+        done.release()
+        start.acquire()
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(Path, "unlink", unlink_and_more)
+    monkeypatch.setattr(privacy, "KEPT_SECONDS", -1)
+    monkeypatch.setattr(privacy, "time", SimpleNamespace(time=time.time, sleep=sleep))
+    privacy.start_deleting()
+    for _ in range(2):
+        assert done.acquire(timeout=30)
+        shutil.rmtree(tmp_path)
+        paths = two_uploads(tmp_path)
+        start.release()
+        assert done.acquire(timeout=30), "the thread has died"
+        assert not any(path.exists() for path in paths)
+        done.release()
+    assert not caplog.records
+
+
+def test_what_cannot_be_deleted_is_said_and_keeps_nothing_else(tmp_path, monkeypatch, caplog):
+    paths, unlink, held = two_uploads(tmp_path), Path.unlink, []
+
+    def refuse_the_first(path):
+        if not held:
+            held.append(path)
+            raise PermissionError(f"{path} is open")
+        unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", refuse_the_first)
+    privacy.delete_older(tmp_path, -1)
+    assert {path for path in paths if path.exists()} == set(held)
+    assert "PermissionError" in caplog.text and "scan" not in caplog.text
 
 
 def test_the_upload_folder_is_ours_alone():

@@ -110,6 +110,7 @@ def material(folder: Path) -> None:
     write_cases(folder / "cases.jsonl", cases)
     raw = yaml.safe_load(RECIPE.read_text("utf-8")) | {"precision": "no", "base": str(folder / "base")}
     raw["cases"] = str(folder / "cases.jsonl")
+    del raw["abvlm_q"]  # they are no planes
     raw["stages"][0]["lora"] |= {"dropout": 0.0}
     for count in (1, 2):
         raw["stages"][0]["schedule"] |= {"steps": 4, "batch_size": 4 // count, "learning_rate": 1e-3}

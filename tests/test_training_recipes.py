@@ -49,6 +49,7 @@ def material(tmp_path_factory) -> Path:
 def shortened(folder: Path, name: str, precision: str = "no") -> Path:
     """A recipe of the repository with two steps and, where it makes experts, tiny ones."""
     raw = yaml.safe_load((RECIPES / name).read_text("utf-8")) | {"precision": precision}
+    raw.pop("abvlm_q", None)  # the cases here are no planes
     if "mixture" in raw:
         raw["mixture"] |= SMALL
     for stage in raw["stages"]:
@@ -195,7 +196,7 @@ TABLE_8 = {"max_length": 32768, "max_pixels": 392 * 392, "precision": "bf16", "g
             "abvlm_q_lora.yaml",
             (16, 32, 0.05),
             {"learning_rate": 4e-5, "steps": 20460, "batch_size": 2},
-            {"base": "Qwen/Qwen2-VL-2B-Instruct", "precision": "bf16"},
+            {"base": "Qwen/Qwen2-VL-2B-Instruct", "precision": "bf16", "abvlm_q": {"prompt": "full"}},
         ),
         ("llava_ultra_align.yaml", None, {"learning_rate": 1e-3, "weight_decay": 0.0}, {}),
         ("llava_ultra_instruct.yaml", (128, 256, 0.05), {"learning_rate": 1e-3, "weight_decay": 0.0}, {}),

@@ -122,7 +122,7 @@ def _require_inputs(recipe: Recipe, publish: bool) -> None:
 def _protocol(recipe: Recipe) -> Planes:
     """The protocol of standard planes that AbVLM-Q's answers go by."""
     try:
-        return load_planes(recipe.abvlm_q.get("planes"))
+        return load_planes((recipe.abvlm_q or {}).get("planes"))
     except (OSError, PlanesError) as error:
         raise RecipeError(f"{recipe.name}: abvlm_q.planes: {error}") from error
 
