@@ -3,8 +3,10 @@
 Mahalanobis distance of an image's pooled vision features from the training images' (Lee et al. 2018, "A
 simple unified framework for detecting out-of-distribution samples", with one class): mean and covariance
 are fitted on the features of training images, the threshold is a quantile of the distances of held-out
-ones. Stored beside the weights in `familiarity.safetensors`. Only demo weights carry it: what published
-weights were trained on is not known here.
+ones. Directions in which training images hardly vary share one variance (probabilistic principal
+components, Tipping & Bishop 1999), which keeps the file small. Stored beside the weights in
+`familiarity.safetensors`. Only demo weights carry it: what published weights were trained on is not known
+here.
 
 Says nothing about whether an answer is right, only that an image is unlike all training images.
 """
@@ -19,13 +21,16 @@ from torch import Tensor, nn
 
 FILE = "familiarity.safetensors"
 SHRINKAGE = 0.02  # share of the mean variance added to the covariance's diagonal; chosen, not tuned
+NARROW = 1.05  # directions up to this many times the smallest variance share one
 
 
 class Familiarity:
-    """`mean` [D], `whitener` [D, D] (its rows whiten centred features), `threshold` a distance."""
+    """`mean` [D]; orthonormal `directions` [K, D] with their `variances` [K], and `rest`, the
+    variance in every other direction; `threshold` a distance."""
 
-    def __init__(self, mean: Tensor, whitener: Tensor, threshold: float):
-        self.mean, self.whitener, self.threshold = mean, whitener, threshold
+    def __init__(self, mean: Tensor, directions: Tensor, variances: Tensor, rest: float, threshold: float):
+        self.mean, self.directions, self.variances = mean, directions, variances
+        self.rest, self.threshold = rest, threshold
 
     @classmethod
     def load(cls, folder: Path) -> Familiarity | None:
@@ -34,7 +39,8 @@ class Familiarity:
         if not path.is_file():
             return None
         stored = load_file(path)
-        return cls(stored["mean"].float(), stored["whitener"].float(), float(stored["threshold"]))
+        tensors = (stored[name].float() for name in ("mean", "directions", "variances"))
+        return cls(*tensors, float(stored["rest"]), float(stored["threshold"]))
 
     @classmethod
     def fit(cls, training: Tensor, held_out: Tensor, quantile: float) -> Familiarity:
@@ -46,21 +52,29 @@ class Familiarity:
             SHRINKAGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.double)
         )
         values, vectors = torch.linalg.eigh(covariance)
-        fitted = cls(mean, (vectors / values.sqrt()).T.float(), 0.0)
+        wide = values > NARROW * values[0]
+        rest = float(values[~wide].mean())
+        fitted = cls(mean, vectors.T[wide].float(), values[wide].float(), rest, 0.0)
         fitted.threshold = float(torch.quantile(fitted.distance(held_out), quantile))
         return fitted
 
     def save(self, folder: Path) -> None:
         tensors = {
             "mean": self.mean,
-            "whitener": self.whitener.half(),
+            "directions": self.directions.half(),
+            "variances": self.variances,
+            "rest": torch.tensor(self.rest),
             "threshold": torch.tensor(self.threshold),
         }
         save_file({name: t.contiguous() for name, t in tensors.items()}, Path(folder) / FILE)
 
     def distance(self, features: Tensor) -> Tensor:
         """Mahalanobis distance of features [N, D] -> [N], divided by sqrt(D) so that about 1 is usual."""
-        return ((features - self.mean) @ self.whitener.T).norm(dim=1) / self.mean.shape[0] ** 0.5
+        centred = features - self.mean
+        along = centred @ self.directions.T
+        across = centred - along @ self.directions
+        squared = (along.square() / self.variances).sum(1) + across.square().sum(1) / self.rest
+        return (squared / self.mean.shape[0]).sqrt()
 
     def unfamiliar(self, model: nn.Module, pixel_values: Tensor, image_grid_thw: Tensor) -> list[bool]:
         """For each image, whether it is farther away than the threshold."""

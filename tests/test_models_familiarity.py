@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from models.encoding import Encoder
-from models.familiarity import Familiarity, vision_features
+from models.familiarity import SHRINKAGE, Familiarity, vision_features
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,17 @@ def test_distance_follows_the_spread_of_each_direction(cloud):
     wide, narrow = vectors[:, -1], vectors[:, 0]
     at = torch.stack([cloud.mean(0) + 3 * wide, cloud.mean(0) + 3 * narrow])
     assert fitted.distance(at)[0] < fitted.distance(at)[1]
+
+
+def test_distance_is_mahalanobis_of_the_shrunken_covariance(cloud):
+    flat = torch.cat([cloud, 1e-3 * torch.randn(4000, 20, generator=torch.Generator().manual_seed(1))], 1)
+    fitted = Familiarity.fit(flat, flat, 0.98)
+    assert len(fitted.directions) <= 12  # the flat ones share a variance
+    covariance = torch.cov(flat.T).double()
+    covariance += SHRINKAGE * covariance.diagonal().mean() * torch.eye(32, dtype=torch.double)
+    centred = (flat - flat.mean(0)).double()
+    expected = ((centred @ torch.linalg.inv(covariance) * centred).sum(1) / 32).sqrt()
+    assert torch.allclose(fitted.distance(flat).double(), expected, rtol=1e-3)
 
 
 def test_saved_and_loaded_it_says_the_same(cloud, tmp_path):
