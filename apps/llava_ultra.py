@@ -4,14 +4,15 @@ LLaVA-Ultra answers where its weights are there; the frame choice also stands in
 reads one frame of the case. Which it was, and how, is a step of the conversation (`apps.selection`); clicking
 another frame answers from that one.
 
-Also the endpoint `/chat` for programs. Knows the page's choices; how a conversation runs is `apps.chat`, what
-the model reads is the assistant's.
+Also the endpoint `/chat` for programs, which hold their own conversation and bring it along. Knows the page's
+choices; how a conversation runs is `apps.chat`, what the model reads is the assistant's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Literal
 
 import gradio as gr
@@ -24,6 +25,7 @@ from apps.language import LANGUAGES, both, label, text
 from apps.opening import Opening
 from apps.selection import chosen_before, picked, step_bubble
 from assistants.base import Reply, Settings, Turn
+from assistants.conversation import frames_in_view
 from assistants.selection import MOST_FRAMES, SelectionReply
 from imaging.files import read_examination
 from imaging.frame import Frame
@@ -31,7 +33,9 @@ from models.errors import ModelError
 
 FRAMES = {"choose": "frames_choose", "all": "frames_all"}  # how to use them → a key of texts.yaml
 NAMES = {"llava_ultra": "LLaVA-Ultra", "echovlm": "EchoVLM"}
+EXCHANGE = {"text": str, "answer": str, "files": int}  # one entry of `/chat`'s history
 _NAMES_OF_LANGUAGES = {"zh": "中文", "en": "English"}
+_NOTICE = "⚠️ "  # begins a paragraph of `/chat`'s text that is the page's and not the assistant's
 
 
 def make_turn(words: str, frames: tuple[Frame, ...], assistant: str, use: str, language: str) -> Turn:
@@ -123,6 +127,51 @@ def check_case(words: str, frames: int) -> None:
         raise ModelError(*(text("too_many_frames", each, **facts) for each in ("en", "zh")))
 
 
+def said_before(
+    history: Sequence[dict], paths: Sequence[str], language: str
+) -> tuple[list[Turn | Reply], list[str]]:
+    """The turns and replies of `/chat`'s history with the frames of their files, and the files left over.
+
+    `paths` are those of the whole conversation. What the page itself had put above an answer is no part of
+    it, and a broken file was named when it was new. Raises ModelError for a history of another form, or one
+    that speaks of more files than there are.
+    """
+    said: list[Turn | Reply] = []
+    left = list(paths)
+    for number, entry in enumerate(history, start=1):
+        count = _files_of(entry, number)
+        if count > len(left):
+            raise ModelError(
+                f"history {number}: files: {count}, but only {len(left)} are left. Send all files of the "
+                "conversation, oldest first.",
+                f"history {number}：files 为 {count}，但只剩 {len(left)} 个文件。"
+                "请按先后顺序发送整个对话的全部文件。",
+            )
+        frames, _ = read_case(left[:count], language)
+        left = left[count:]
+        said += [
+            make_turn(entry["text"], tuple(frames), "", "", language),
+            Reply(_without_notices(entry["answer"]), finished=True),
+        ]
+    return said, left
+
+
+def _files_of(entry: dict, number: int) -> int:
+    """How many files came with an exchange; ModelError, naming key and place, for one of another form."""
+    for key, kind in EXCHANGE.items():
+        value = entry.get(key, 0 if key == "files" else None) if isinstance(entry, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+            raise ModelError(
+                f'history {number}: {key}: expected {{"text": …, "answer": …, "files": how many}}',
+                f'history {number}：{key}：应为 {{"text": …, "answer": …, "files": 文件数}}',
+            )
+    return entry.get("files", 0)
+
+
+def _without_notices(answer: str) -> str:
+    return "\n\n".join(part for part in answer.split("\n\n") if not part.startswith(_NOTICE))
+
+
 def build(openings: Mapping[str, Opening], language: gr.components.Component) -> gr.components.Component:
     """Place the page in the current layout and connect it; returns the choice of the answer's language."""
     chat = CaseChat(openings)
@@ -184,28 +233,34 @@ def _endpoint(openings: Mapping[str, Opening]):
         frames: Literal[tuple(FRAMES)] = "choose",
         language: Literal[LANGUAGES] = "en",
         chosen: list[int] = (),
+        history: list[dict] = (),
     ) -> Iterator[tuple[str, dict]]:
         """Ask about the frames of one case; yields the text so far and which frames it is written from.
 
         The selection holds `frames`, `kept`, `scores` (relative to this case), `how` and `redundant`, with
         frames counted from 0; it is empty where there was nothing to choose. `chosen` names frames to answer
-        from instead. Files that cannot be read are named above the text. Research use only.
+        from instead. Files that cannot be read are named above the text.
+
+        The server remembers nobody. To ask further, send the conversation along: `history` has an entry for
+        each question before, oldest first, {"text": what was asked, "answer": the last text that came back,
+        "files": how many files were new with it}; `files` are all of them in that order, and those beyond
+        the history's come with this question. All frames stay in view and are counted on. Research use only.
         """
         try:
             _check_choices(openings, assistant, frames, language)
             while not openings[assistant].wait(1.0):
                 yield "", {}
-            case, notice = read_case([file["path"] for file in files], language)
-            check_case(text, len(case))
-            turn = make_turn(text, tuple(case), assistant, frames, language)
-            turn = Turn(turn.text, turn.frames, turn.task, None, language, tuple(chosen))
-            above = [f"⚠️ {notice}"] if notice else []
+            paths = [file["path"] for file in files]
+            before, new = said_before(history, paths, language)
+            case, notice = read_case(new, language)
+            images = len(frames_in_view(before, Turn(frames=tuple(case))))
+            check_case(text, images)
+            turn = replace(make_turn(text, tuple(case), assistant, frames, language), chosen=tuple(chosen))
+            above = [f"{_NOTICE}{notice}"] if notice else []
             settings = settings_for(assistant, frames)
-            with closing(openings[assistant].require().stream(turn, (), settings)) as replies:
+            with closing(openings[assistant].require().stream(turn, before, settings)) as replies:
                 for reply in replies:
-                    said = [
-                        bubble["content"] for bubble in display.answer_bubbles(reply, len(case), language)
-                    ]
+                    said = [bubble["content"] for bubble in display.answer_bubbles(reply, images, language)]
                     yield "\n\n".join([*above, *said]), getattr(reply, "selection", None) or {}
         except Exception as error:
             told = language if language in LANGUAGES else "en"

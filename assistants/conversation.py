@@ -8,11 +8,14 @@ Knows nothing of wording, tokens or pages.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from assistants.base import Reply, Turn
 from imaging.frame import Frame
+
+Returned = TypeVar("Returned")
 
 
 def alternating(history: Sequence[Turn | Reply], turn: Turn) -> list[Turn | Reply]:
@@ -50,3 +53,12 @@ def showing_only(
             entry = replace(entry, frames=left)
         shown.append(entry)
     return shown[:-1], shown[-1]
+
+
+def last_of(preparing: Generator[Any, None, Returned]) -> Returned:
+    """What a generator returns, its signs of life ignored: for whoever does not stream."""
+    while True:
+        try:
+            next(preparing)
+        except StopIteration as done:
+            return done.value

@@ -27,12 +27,20 @@ from training.run import simulate
 
 def distances(assistant, familiarity: Familiarity, frames: list[Frame]) -> torch.Tensor:
     """Distance of every frame from the training images."""
-    found = []
+    look = LOOKS[assistant.name]
+    return familiarity.distance(torch.cat([look(assistant, frame) for frame in frames]))
+
+
+def _before_qwen2_vl(assistant, frame: Frame) -> torch.Tensor:
     tower = assistant.backbone.model.model.visual
-    for frame in frames:
-        images = assistant.backbone.encoder.encode_images([frame], Settings().max_pixels)
-        found.append(vision_features(tower, images["pixel_values"], images["image_grid_thw"]))
-    return familiarity.distance(torch.cat(found))
+    images = assistant.backbone.encoder.encode_images([frame], Settings().max_pixels)
+    return vision_features(tower, images["pixel_values"], images["image_grid_thw"])
+
+
+LOOKS = {  # what is compared of a frame
+    "echovlm": _before_qwen2_vl,
+    "llava_ultra": lambda assistant, frame: assistant.appearance([frame]),
+}
 
 
 def simulated(count: int, seed: int) -> list[Frame]:
@@ -58,12 +66,15 @@ def photographs() -> list[Frame]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.familiarity", description=__doc__)
+    parser.add_argument("--assistant", default="echovlm", choices=LOOKS, help="whose demo weights")
     parser.add_argument("--real", type=Path, help="folder of real ultrasound images")
     parser.add_argument("--cases", type=int, default=150, help="simulated examinations (default 150)")
-    parser.add_argument("--seed", type=int, default=20261, help="of the examinations; training used 1 and 2")
+    parser.add_argument(
+        "--seed", type=int, default=20261, help="of the examinations; training used 1, 2 and 11"
+    )
     args = parser.parse_args()
-    assistant = open_assistant("echovlm")
-    familiarity = Familiarity.load(assistant.backbone.folder)
+    assistant = open_assistant(args.assistant)
+    familiarity = Familiarity.load(assistant.folders[0])
     known = distances(assistant, familiarity, simulated(args.cases, args.seed))
     passed = int((known <= familiarity.threshold).sum())
     low, high = wilson(passed, len(known))

@@ -12,10 +12,14 @@ site named and without. Ways to choose:
     valid      a valid frame: the most that a choice can bring
     all        no choice, every frame goes to the language model
 
-First table: how often the frame is valid (Wilson 95 % intervals), and of the teacher for every N of Eq. 4.
-Second, the shape of the paper's Table 3: answers by LLaVA-Med's definitions (`eval`, profile llava), tokens
-read, and seconds from features to the first token, one case at a time. Several `--weights NAME=FOLDER` stand
-side by side; without SAM is one of another training. Seconds depend on the machine: compare within a table.
+First table: how often the frame is valid (Wilson 95 % intervals), and of the teacher for every N of Eq. 4,
+with the share of its target in Eq. 5 that lies on valid frames for several `sharpness`. Second, the shape of
+the paper's Table 3: answers by LLaVA-Med's definitions (`eval`, profile llava), tokens read, and seconds from
+features to the first token, one case at a time. Several `--weights NAME=FOLDER` stand side by side; without
+SAM is one of another training. Seconds depend on the machine: compare within a table.
+
+Before the last stage of a training, `--unfinished RECIPE --choice-only --ways findings question` says whether
+the teacher knows the frame, with which N, and which `sharpness` makes its target neither flat nor blind.
 """
 
 from __future__ import annotations
@@ -25,11 +29,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -44,14 +48,18 @@ from eval.scoring import Options, score_pairs
 from imaging.case import Case, read_cases
 from imaging.files import load_frames
 from models.checkpoint import resolve
-from models.frame_choice import attention_scores
+from models.frame_choice import attention_scores, normalise
+from training.recipe import read_recipe
 from training.run import simulate
+from training.ultra import fresh_ultra
 
 WEIGHTS = "weights/demo/llava_ultra"
+RUNS = Path("runs")  # where trainings leave their output
 SMALL_PX = 10.0  # long axis of a small lesion
 LONGEST_ANSWER = 96  # tokens
 BATCH = 16  # answers written at once
 COLUMNS = ("EM", "F1", "P", "R", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-uniform")
+SHARPNESS = (1, 4, 8, 16)
 SITES = {True: "named", False: "not named"}
 
 
@@ -82,10 +90,15 @@ def _score(opened: Opened, case: Case, images: Tensor) -> Sequence[int]:
     return [int(opened.model.feature_scores(images).argmax())]
 
 
-def _attention(opened: Opened, case: Case, images: Tensor, text: str, layers: int | None = None) -> list[int]:
+def _attention(opened: Opened, case: Case, images: Tensor, text: str) -> list[int]:
+    return [int(_attention_scores(opened, images, text).argmax())]
+
+
+def _attention_scores(opened: Opened, images: Tensor, text: str, layers: int | None = None) -> Tensor:
+    """Eq. 4 for the frames of one case: float32 [k], from N = `layers` or what the weights say."""
     words = opened.model.get_input_embeddings()(opened.encoder.words(text).to(images.device))
     layers = layers or opened.model.config.attention_layers
-    return [int(attention_scores(images, words, opened.model.model.language_model, layers).argmax())]
+    return attention_scores(images, words, opened.model.model.language_model, layers)
 
 
 def _random(opened: Opened, case: Case, images: Tensor, among: Sequence[int] | None = None) -> list[int]:
@@ -113,18 +126,37 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=500, help="groups of frames (default 500)")
     parser.add_argument("--seed", type=int, default=20261, help="of the cases; training used 1 and 11")
     parser.add_argument("--weights", nargs="+", default=[f"demo={WEIGHTS}"], metavar="NAME=FOLDER")
+    parser.add_argument("--unfinished", type=Path, metavar="RECIPE", help="a training as far as it is")
+    parser.add_argument("--choice-only", action="store_true", help="leave the second table out")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--output", type=Path, help="folder for the cases")
     args = parser.parse_args()
-    opened = [_open(*words.partition("=")[::2]) for words in args.weights]
+    if args.unfinished:
+        opened = [open_unfinished(args.unfinished, RUNS)]
+    else:
+        opened = [_open(*words.partition("=")[::2]) for words in args.weights]
     with tempfile.TemporaryDirectory() as folder:
         cases = _cases(args.output or Path(folder), args.cases, args.seed)
-        compare(opened, cases, args.ways, print)
+        compare(opened, cases, args.ways, print, answers=not args.choice_only)
 
 
 def _open(name: str, folder: str) -> Opened:
     model = open_published(resolve(folder)).model
     return Opened(name, model, Encoder.open(resolve(folder), model.config))
+
+
+def open_unfinished(path: Path, runs: Path) -> Opened:
+    """The model of a fresh recipe with every stage that is done in its output, `runs` / its name."""
+    recipe = read_recipe(path)
+    output = runs / recipe.name
+    cases = [case for order in ("cases", "groups") for case in read_cases(output / order / "cases.jsonl")]
+    encoder, model = fresh_ultra(recipe, cases)
+    done = "nothing"
+    for stage in recipe.stages:
+        if (kept := output / stage.name / "model.safetensors").is_file():
+            model.load_state_dict(load_file(kept), strict=False)
+            done = stage.name
+    return Opened(f"after {done}", model.eval(), encoder)
 
 
 def _cases(folder: Path, count: int, seed: int) -> list[Case]:
@@ -135,9 +167,14 @@ def _cases(folder: Path, count: int, seed: int) -> list[Case]:
 
 @torch.no_grad()
 def compare(
-    opened: Sequence[Opened], cases: Sequence[Case], ways: Sequence[str], say: Callable[[str], None]
+    opened: Sequence[Opened],
+    cases: Sequence[Case],
+    ways: Sequence[str],
+    say: Callable[[str], None],
+    *,
+    answers: bool = True,
 ) -> None:
-    """Print both tables for all weights and ways."""
+    """Print both tables for all weights and ways, or without `answers` the first."""
     say(f"{len({case.images for case in cases})} groups, {len(cases)} requests\n")
     say("| weights | choice | valid | lesion <= 10 px | larger |\n|---|---|---|---|---|")
     scored = []
@@ -147,12 +184,15 @@ def compare(
             read = [_read(one, way, case, features[case.images]) for case in cases]
             if way != "all":
                 say(_validity(one.name, way, ((each.case, each.frames[0]) for each in read)))
-            scored += _answers(one, way, read)
+            scored += _answers(one, way, read) if answers else []
         for layers in range(1, one.model.config.text_config.num_hidden_layers + 1):
-            choose = partial(_attention, one, layers=layers)
-            hits = [(c, choose(c, features[c.images], c.extra["findings"])[0]) for c in cases]
-            say(_validity(one.name, f"findings, N = {layers}", hits))
+            scores = [_attention_scores(one, features[c.images], c.extra["findings"], layers) for c in cases]
+            hits = [(case, int(each.argmax())) for case, each in zip(cases, scores, strict=True)]
+            way = f"findings, N = {layers}; of the target on valid frames: {_targets(cases, scores)}"
+            say(_validity(one.name, way, hits))
     say(_validity("", "chance", ((case, None) for case in cases)))
+    if not answers:
+        return
     head = " | ".join(COLUMNS)
     say(f"\n| weights | choice | site | {head} | tokens | s |\n|{'---|' * (len(COLUMNS) + 5)}")
     for line in scored:
@@ -184,6 +224,16 @@ def _validity(name: str, way: str, chosen: Iterable[tuple[Case, int | None]]) ->
         hits[case.extra["lesion_px"] <= SMALL_PX].append(float(share))
     cells = [_share(found, way == "chance") for found in (hits[True] + hits[False], hits[True], hits[False])]
     return f"| {name} | {way} | {' | '.join(cells)} |"
+
+
+def _targets(cases: Sequence[Case], scores: Sequence[Tensor]) -> str:
+    """What Eq. 5 asks for, for each sharpness: the mean share of a case's target on its valid frames."""
+    found = []
+    for sharpness in SHARPNESS:
+        targets = [normalise(sharpness * each) for each in scores]
+        shares = [float(each[list(c.valid_images)].sum()) for c, each in zip(cases, targets, strict=True)]
+        found.append(f"{np.mean(shares):.2f} at {sharpness}")
+    return ", ".join(found)
 
 
 def _share(hits: Sequence[float], plain: bool) -> str:

@@ -6,7 +6,8 @@ are fitted on the features of training images, the threshold is a quantile of th
 ones. Directions in which training images hardly vary share one variance (probabilistic principal
 components, Tipping & Bishop 1999), which keeps the file small. Stored beside the weights in
 `familiarity.safetensors`. Only demo weights carry it: what published weights were trained on is not known
-here.
+here. What is compared is each model's own: Qwen2-VL's tokens before and after the merger
+(`vision_features`), LLaVA-Ultra's image tokens (its Eq. 2); both are `pooled` alike.
 
 Says nothing about whether an answer is right, only that an image is unlike all training images.
 """
@@ -76,10 +77,19 @@ class Familiarity:
         squared = (along.square() / self.variances).sum(1) + across.square().sum(1) / self.rest
         return (squared / self.mean.shape[0]).sqrt()
 
-    def unfamiliar(self, model: nn.Module, pixel_values: Tensor, image_grid_thw: Tensor) -> list[bool]:
-        """For each image, whether it is farther away than the threshold."""
-        features = vision_features(model.model.visual, pixel_values, image_grid_thw)
+    def far(self, features: Tensor) -> list[bool]:
+        """For features [N, D], whether each is farther away than the threshold."""
         return (self.distance(features) > self.threshold).tolist()
+
+    def unfamiliar(self, model: nn.Module, pixel_values: Tensor, image_grid_thw: Tensor) -> list[bool]:
+        """For each image before a Qwen2-VL's vision tower, whether it is farther away than the threshold."""
+        return self.far(vision_features(model.model.visual, pixel_values, image_grid_thw))
+
+
+def pooled(tokens: Tensor) -> Tensor:
+    """Mean and spread over an image's tokens: [..., T, C] -> float32 [..., 2 C] on the CPU."""
+    tokens = tokens.float()
+    return torch.cat([tokens.mean(dim=-2), tokens.std(dim=-2)], dim=-1).cpu()
 
 
 @torch.no_grad()
@@ -89,9 +99,8 @@ def vision_features(tower: nn.Module, pixel_values: Tensor, image_grid_thw: Tens
     out = tower(pixel_values.type(tower.dtype), grid_thw=image_grid_thw)
     patches = image_grid_thw.prod(-1)
     tokens = patches // tower.spatial_merge_size**2
-    pooled = []
-    for states, lengths in ((out.last_hidden_state, patches), (out.pooler_output, tokens)):
-        for part in torch.split(states.float(), lengths.tolist()):
-            pooled.append(torch.cat([part.mean(0), part.std(0)]))
-    count = len(patches)
-    return torch.stack([torch.cat([pooled[i], pooled[count + i]]) for i in range(count)]).cpu()
+    parts = [
+        torch.stack([pooled(part) for part in torch.split(states, lengths.tolist())])
+        for states, lengths in ((out.last_hidden_state, patches), (out.pooler_output, tokens))
+    ]
+    return torch.cat(parts, dim=1)

@@ -303,9 +303,9 @@ def test_a_deduction_may_bring_the_region_that_it_is_about():
 
 def test_a_line_without_end_does_not_stop_the_reader():
     for sign in ("（", "（）", "（），扣", ":", " ", "<", ref("spleen") + "(", "; "):
-        started = time.monotonic()
+        started = time.process_time()
         read("扣分：\n" + ref("胆囊颈") + sign * (8000 // len(sign)), NAMES, PICTURE)
-        assert time.monotonic() - started < 2, sign
+        assert time.process_time() - started < 2, sign
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 import gradio as gr
@@ -13,10 +14,10 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from apps import display
-from apps.llava_ultra import CaseChat, settings_for
+from apps.llava_ultra import CaseChat, said_before, settings_for
 from apps.opening import Opening
 from apps.selection import chosen_before, picked, step_bubble
-from assistants.base import Reply
+from assistants.base import Reply, Turn, open_assistant
 from assistants.selection import MOST_FRAMES, SelectionReply
 
 SELECTION = {"frames": 3, "kept": [2], "scores": [0.1, 0.2, 0.7], "how": "attention", "redundant": [[0, 1]]}
@@ -177,6 +178,52 @@ def test_how_many_frames_are_kept(assistant, use, keep):
     assert settings_for(assistant, use).keep == keep
 
 
+# --- while frames are compared ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    return open_assistant("echovlm", str(tiny.save(tmp_path_factory.mktemp("compared"))), device="cpu")
+
+
+def frames_to_compare(count, first=0):
+    return tuple(tiny.frame(source=f"{seed}.png", seed=seed) for seed in range(first, first + count))
+
+
+def test_a_reader_may_leave_while_echovlm_compares_frames(compared, monkeypatch):
+    looked = []
+    features = compared._features
+    monkeypatch.setattr(
+        compared, "_features", lambda some, pixels: looked.append(len(some)) or features(some, pixels)
+    )
+    stream = compared.stream(Turn("Q?", frames_to_compare(9)), (), settings_for("echovlm", "choose"))
+    assert next(stream) == Reply("") and looked == [4]
+    assert next(stream) == Reply("") and looked == [4, 4]
+    stream.close()
+    assert looked == [4, 4]  # the ninth frame is never looked at
+    last = list(compared.stream(Turn("Q?", frames_to_compare(9)), (), settings_for("echovlm", "choose")))[-1]
+    assert looked == [4, 4, 1] and last.selection["frames"] == 9  # what was seen before is kept
+
+
+def test_the_page_counts_the_seconds_while_echovlm_compares_frames(compared, monkeypatch):
+    chat = conversation(compared)
+    monkeypatch.setattr(compared, "_features", _slowly(compared._features, 0.06))  # longer than _SHOW_EVERY
+    files = [upload(f"slow-{seed}.png", 100 + seed) for seed in range(9)]
+    message = {"text": "Q?", "files": files}
+    asked = final_of(chat.receive(message, [], "en", *CHOICES), chat)[chat.bubbles]
+    shown = [update.get(chat.status, "") for update in chat.answer(True, asked, "en", *CHOICES)]
+    seconds = [found[1] for each in shown if (found := re.search(r"(\d+\.\d) s", each)) and "busy" in each]
+    assert len(set(seconds)) >= 3, shown
+
+
+def _slowly(function, seconds):
+    def slow(*arguments):
+        time.sleep(seconds)
+        return function(*arguments)
+
+    return slow
+
+
 # --- the endpoint -------------------------------------------------------------------------------------------
 
 
@@ -201,6 +248,59 @@ def test_a_program_gets_text_and_selection(client, tmp_path):
     assert selection["kept"] == [2] and selection["how"] == "person"
     _, selection = client.predict(handles(tmp_path), "Q?", frames="all", api_name="/chat")
     assert selection == {}
+
+
+def exchange(text="Q?", answer="A.", files=0):
+    return {"text": text, "answer": answer, "files": files}
+
+
+def test_a_program_holds_a_conversation_of_several_turns(tmp_path):
+    assistant = pages.Fixed(replies())
+    with pages.served(pages.ready(assistant)) as (address, _):
+        client = Client(address, verbose=False)
+        files = handles(tmp_path)
+        answer, _ = client.predict(files[:2], "Q?", api_name="/chat")
+        history = [exchange("Q?", answer, 2)]
+        more, _ = client.predict(files, "And?", history=history, chosen=[2], api_name="/chat")
+        client.predict(files, "Sure?", history=[*history, exchange("And?", more, 1)], api_name="/chat")
+    asked = [(turn.text, len(turn.frames), turn.chosen) for turn, _ in assistant.asked]
+    assert asked == [("Q?", 2, ()), ("And?", 1, (2,)), ("Sure?", 0, ())]
+    said = [[(type(entry), entry.text) for entry in history] for _, history in assistant.asked]
+    first, second = [(Turn, "Q?"), (Reply, "A cyst.")], [(Turn, "And?"), (Reply, "A cyst.")]
+    assert said == [[], first, [*first, *second]]
+    assert [len(entry.frames) for entry in assistant.asked[2][1][::2]] == [2, 1]
+    shown = [frame for entry in assistant.asked[2][1][::2] for frame in entry.frames]
+    assert all((frame.pixels == tiny.frame(seed=seed).pixels).all() for seed, frame in enumerate(shown))
+
+
+def test_a_conversations_frames_stay_in_view_for_the_next_answer(client, tmp_path):
+    files = handles(tmp_path)
+    answer, _ = client.predict(files[:2], "Q?", api_name="/chat")
+    _, selection = client.predict(files, "And?", history=[exchange("Q?", answer, 2)], api_name="/chat")
+    assert selection["frames"] == 3
+    text, _ = client.predict(files[:1], "And?", history=[exchange("Q?", answer, 1)], api_name="/chat")
+    assert text  # no new file with this question
+
+
+def test_what_the_page_said_above_an_answer_is_not_sent_back():
+    said, left = said_before([exchange(answer="⚠️ scan.txt is no image.\n\nA cyst.\n\nSmall.")], ["a"], "en")
+    assert [entry.text for entry in said] == ["Q?", "A cyst.\n\nSmall."] and left == ["a"]
+    assert said_before([exchange("")], [], "zh")[0][0].task == "report"  # the standard request, as before
+
+
+@pytest.mark.parametrize(
+    "entry, says",
+    [
+        ("Q?", "history 2: text"),
+        ({"text": "Q?"}, "history 2: answer"),
+        (exchange(files=-1), "history 2: files"),
+        (exchange(files=True), "history 2: files"),
+        (exchange(files=4), "files: 4, but only 3 are left"),
+    ],
+)
+def test_a_history_of_another_form_is_named(client, tmp_path, entry, says):
+    with pytest.raises(AppError, match=says):
+        client.predict(handles(tmp_path), "Q?", history=[exchange(), entry], api_name="/chat")
 
 
 @pytest.mark.parametrize(

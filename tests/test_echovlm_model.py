@@ -6,10 +6,14 @@ import published
 import pytest
 import torch
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoConfig,
     AutoModelForImageTextToText,
     StaticCache,
 )
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from assistants.echovlm import EchoVLMConfig, EchoVLMForConditionalGeneration
 from assistants.echovlm.dual_path_moe import DualPathMoE
@@ -169,9 +173,26 @@ def test_expert_kernels_do_not_depend_on_what_was_loaded_before(tmp_path):
         EchoVLMForConditionalGeneration.from_pretrained(folder, experts_implementation="no such kernel")
 
 
-def test_attention_goes_through_the_librarys_interface():
-    assert EchoVLMForConditionalGeneration._supports_attention_backend
-    assert EchoVLMForConditionalGeneration._supports_flash_attn
+@torch.no_grad()
+def test_attention_goes_through_the_librarys_interface(tmp_path):
+    """A kernel that somebody registers is the one that is called; flash-attn itself needs a GPU."""
+    called = []
+
+    def kernel(module, *arguments, **options):
+        called.append(type(module).__name__)
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, *arguments, **options)
+
+    config = published.config()
+    folder = published.save(tmp_path, config, published.weights(config))
+    model = EchoVLMForConditionalGeneration.from_pretrained(folder)
+    batch = published.inputs((4, (4, 4), 6))
+    expected = model(**batch).logits
+    AttentionInterface.register("kernel of a test", kernel)
+    AttentionMaskInterface.register("kernel of a test", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    model.set_attn_implementation("kernel of a test")
+    assert torch.equal(model(**batch).logits, expected)
+    assert sorted(called) == ["Qwen2VLAttention"] * 2 + ["VisionAttention"]
+    assert model._supports_flash_attn and model._supports_attention_backend
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -311,6 +332,16 @@ def test_a_wrong_configuration_is_refused(fields, message):
         EchoVLMConfig(**published.config(**fields))
 
 
-def test_paper_gates_are_a_softmax_over_the_chosen(dense):
-    model = EchoVLMForConditionalGeneration.from_dense(dense, mixing="paper", **SIZES)
-    assert all(mixture.gate.norm_topk_prob for mixture in mixtures(model))
+@pytest.mark.parametrize("mixing", ["released", "paper"])
+@torch.no_grad()
+def test_paper_gates_are_a_softmax_over_the_chosen_and_released_ones_over_all(dense, mixing):
+    model = EchoVLMForConditionalGeneration.from_dense(dense, mixing=mixing, **SIZES)
+    tokens = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    assert len(mixtures(model)) == 2
+    for mixture in mixtures(model):
+        logits = tokens @ mixture.gate.weight.T  # [5, N]
+        _, gates, chosen = mixture.gate(tokens)
+        over_all = logits.softmax(-1).gather(1, chosen)
+        over_chosen = logits.gather(1, chosen).softmax(-1)
+        assert torch.allclose(gates, over_chosen if mixing == "paper" else over_all)
+        assert not torch.allclose(over_chosen, over_all)

@@ -59,10 +59,12 @@ def test_one_file_or_shards_and_tied_or_untied_heads(tmp_path, shards, tied):
 def test_a_tied_head_may_be_in_the_file_as_well(tmp_path):
     config = published.config(tie_word_embeddings=True)
     tensors = published.weights(config)
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-    assert opened(published.save(tmp_path, config, tensors)).lm_head.weight is not None
+    head = tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    assert torch.equal(opened(published.save(tmp_path, config, tensors)).lm_head.weight, head)
     del tensors["model.embed_tokens.weight"]
-    assert opened(published.save(tmp_path, config, tensors)).lm_head.weight is not None
+    alone = opened(published.save(tmp_path, config, tensors))
+    assert torch.equal(alone.get_input_embeddings().weight, head)
+    assert alone.lm_head.weight is alone.get_input_embeddings().weight
     del tensors["lm_head.weight"]
     with pytest.raises(CheckpointError, match="model.embed_tokens.weight"):
         opened(published.save(tmp_path, config, tensors))

@@ -104,8 +104,8 @@ def test_other_pairs_are_left_out_and_missing_answers_are_wrong():
     expected = [1, 0, 0, np.nan, np.nan, 1, np.nan]
     np.testing.assert_array_equal(accuracy.per_case, expected)
     np.testing.assert_array_equal(unparsed.per_case, [0, 1, 1, np.nan, np.nan, 0, np.nan])
-    assert all(np.isnan(measure.of(measure.counts.sum(0))) for measure in measures(rows[3:5]))
-    assert all(measure.counts.shape == (0, 2) for measure in measures([]))
+    assert {str(measure.of(measure.counts.sum(0))) for measure in measures(rows[3:5])} == {"nan"}
+    assert {measure.counts.shape for measure in measures([])} == {(0, 2)}
 
 
 def test_the_answer_space_comes_from_options_then_question_then_reference():

@@ -12,13 +12,13 @@ from PIL import Image
 
 from assistants.base import Reply, Settings, Turn, open_assistant
 from assistants.llava_ultra import LlavaUltraForConditionalGeneration
-from assistants.llava_ultra.assistant import DEMO_MARK, LlavaUltraAssistant, _until, pooled
+from assistants.llava_ultra.assistant import DEMO_MARK, LlavaUltraAssistant, _until
 from assistants.selection import MOST_FRAMES, UnusableChoice
 from eval.prediction import predict
 from imaging.case import Case, write_cases
 from models.checkpoint import CheckpointError
 from models.errors import ContextOverflow, DeviceUnavailable, OutOfMemory, UnusableImage
-from models.familiarity import Familiarity
+from models.familiarity import Familiarity, pooled
 from models.feature_cache import FeatureCache
 from models.frame_choice import choose
 

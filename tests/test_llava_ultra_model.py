@@ -49,11 +49,22 @@ def test_clip_is_taken_from_the_penultimate_layer_without_its_class_token():
         assert torch.equal(model.image_features(pixels), expected)
 
 
+@pytest.mark.parametrize("layer, run", [(-1, 3), (-2, 2), (1, 1), (0, 0)])
+def test_clips_layers_above_the_one_that_is_read_are_not_run(layer, run):
+    tower = ultra.model().model.vision_tower
+    pixels, passes = ultra.pixels(2)["pixel_values"], []
+    with torch.no_grad():
+        expected = tower(pixels, output_hidden_states=True).hidden_states[layer]
+        for block in tower.encoder.layers:
+            block.register_forward_hook(lambda *_: passes.append(1))
+        assert torch.equal(tower.tokens(pixels, layer), expected) and len(passes) == run
+
+
 def test_k_frames_cost_one_batched_pass_of_each_encoder():
     model = ultra.model()
     passes = []
-    for tower in (model.model.vision_tower, model.model.sam_tower):
-        tower.register_forward_hook(lambda module, given, made: passes.append(len(made.last_hidden_state)))
+    for seen in (model.model.vision_tower.embeddings, model.model.sam_tower.vision_encoder.patch_embed):
+        seen.register_forward_hook(lambda module, given, made: passes.append(len(made)))
     images = ultra.pixels(5)
     with torch.no_grad():
         features = model.image_features(**images)
@@ -71,7 +82,7 @@ def test_generation_with_a_cache_is_generation_without(kind, given):
     model = ultra.model(text_config={"model_type": kind})
     images = ultra.pixels(2)
     passes = []
-    model.model.vision_tower.register_forward_hook(lambda *_: passes.append(1))
+    model.model.vision_tower.embeddings.register_forward_hook(lambda *_: passes.append(1))
     if given == "features":
         with torch.no_grad():
             images = {"image_features": model.image_features(**images)}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from assistants.qbench import prompts
+from simulator.quality import rules
 
 EVERY = [
     probe
@@ -57,7 +58,16 @@ def test_images_go_before_words_and_the_answer_is_begun():
 
 def test_what_training_teaches_is_what_is_read():
     assert prompts.full_answer(prompts.qualitative("basic", "en"), "low").endswith("this image is low")
-    assert prompts.full_answer(prompts.qualitative("basic", "zh"), "medium").endswith("质量是中")
+    assert prompts.full_answer(prompts.comparative(3, "en"), "3").endswith("quality is image 3")
+    assert prompts.full_answer(prompts.qualitative("basic", "zh"), "medium").endswith("质量是：“中")
+
+
+def test_the_criteria_are_the_rule_that_simulated_images_are_labelled_by():
+    for view in rules()["views"].values():
+        for language in prompts.LANGUAGES:
+            criteria = prompts.wording()["views"][view["organ"]][language]["criteria"]
+            assert criteria == view[language]["criteria"]
+            assert criteria in prompts.qualitative("diagnostic", language, view["organ"]).question
 
 
 @pytest.mark.parametrize(
@@ -70,6 +80,7 @@ def test_what_training_teaches_is_what_is_read():
         lambda: prompts.comparative(1, "en"),
         lambda: prompts.comparative(10, "en"),
         lambda: prompts.full_answer(prompts.qualitative("basic", "en"), "fair"),
+        lambda: prompts.full_answer(prompts.comparative(2, "en"), "3"),
     ],
 )
 def test_unknown_names_are_refused(wrong):

@@ -12,7 +12,6 @@ from simulator.anatomy import ivus
 from simulator.anatomy.registry import DRAW, GROUND
 from simulator.artefacts import (
     ARTEFACTS,
-    EXCLUSIVE,
     LOST,
     SHALLOW,
     check,
@@ -248,7 +247,11 @@ def test_what_cannot_be_is_refused(strengths, complaint):
 
 
 def test_exclusive_artefacts_may_be_named_together_at_strength_0():
-    check({name: 0.0 for pair in EXCLUSIVE for name in pair})
+    for one, other in (("gain_low", "gain_high"), ("depth_shallow", "depth_deep")):
+        check({one: 0.0, other: 0.0})
+        check({one: 0.3, other: 0.0})
+        with pytest.raises(ValueError, match=f"{one} and {other} exclude each other"):
+            check({one: 0.3, other: 0.1})
 
 
 # ------------ all the way round ------------

@@ -68,7 +68,9 @@ def test_same_seed_same_files_whatever_the_workers(tmp_path):
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_language_and_organ_can_be_chosen(tmp_path, language):
     main(["--cases", "4", "--organ", "kidney", "--language", language, "--quiet", str(tmp_path)])
-    for case in read_cases(tmp_path / "cases.jsonl"):
+    made = read_cases(tmp_path / "cases.jsonl")
+    assert len({case.images for case in made}) == 4
+    for case in made:
         chinese = any("一" <= letter <= "鿿" for letter in case.answer)
         assert case.organ == "kidney" and case.language == language and chinese == (language == "zh")
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from training import loop
 from training.curve import draw_curve
-from training.loop import FullDisk, Order, Schedule, Stopped, learning_rate_share, train
+from training.loop import FullDisk, Order, OtherRecipe, Schedule, Stopped, learning_rate_share, train
 
 
 class Line:
@@ -170,7 +170,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     train(Line(), replace(SCHEDULE, steps=2), tmp_path)
-    with pytest.raises(ValueError, match="took 7 samples a step, this run takes 14"):
+    with pytest.raises(OtherRecipe, match="took 7 samples a step, this run takes 14"):
         train(Line(), replace(SCHEDULE, batch_size=14), tmp_path, resume=True)
     other = Line()
     other.module = torch.nn.Linear(1, 1)

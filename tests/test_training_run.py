@@ -16,10 +16,12 @@ from assistants.base import Turn, open_assistant
 from assistants.echovlm.assistant import DEMO_MARK
 from imaging.files import load_frames
 from training import run as running
+from training import simulated
 from training.__main__ import main
-from training.begun import OtherRecipe, begin
-from training.conversation import Conversations, SeenImages, SeenTower
-from training.recipe import Lora, Recipe, RecipeError, read_recipe
+from training.begun import begin
+from training.conversation import Conversations, SeenImages, SeenTower, mark
+from training.loop import OtherRecipe
+from training.recipe import OF_THE_OUTPUT, Lora, Recipe, RecipeError, read_recipe
 from training.stages import MIXTURE, freeze, with_lora
 
 RECIPES = Path(__file__).parents[1] / "training/recipes"
@@ -58,9 +60,15 @@ def small(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def weights(small) -> Path:
+def said() -> list[str]:
+    """What the run of `weights` says."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def weights(small, said) -> Path:
     folder, recipe = small
-    return running.run(recipe, folder / "output", say=lambda line: None)
+    return running.run(recipe, folder / "output", say=said.append)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +155,99 @@ def test_a_key_that_came_later_counts_as_its_default(small, tmp_path):
     assert "gradient_checkpointing" not in str(refused.value)
 
 
+def test_what_is_said_counts_the_parts_that_learn_and_all_there_are(weights, said):
+    tensors = load_file(weights / "model.safetensors")  # input and output embeddings are one
+    tower = sum(t.numel() for name, t in tensors.items() if "visual." in name)
+    language = sum(t.numel() for name, t in tensors.items() if "visual." not in name)
+    (warmup,) = [line for line in said if line.startswith("vision: ")]
+    assert "learn: vision tower and projector" in warmup and ", read-outs beside the model" in warmup
+    (line,) = [line for line in said if line.startswith("captions: ")]
+    assert line.startswith(
+        f"captions: {language:,} of {language + tower:,} parameters learn: language model {language:,};"
+    )
+
+
+def test_no_stage_can_have_the_name_of_what_else_a_run_leaves(small, weights):
+    folder, recipe = small
+    stages = {stage.name for stage in recipe.stages}
+    left = {path.name for path in (folder / "output").iterdir() if path.is_dir()} - stages
+    assert left == {"cases", "held_out", "tokenizer_cases", "seen", "weights"} < {*OF_THE_OUTPUT}
+
+
+# --- the simulator's cases ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("simulate", {"colour": "red"}, "simulate: unrecognized arguments: --colour red"),
+        ("held_out", {"task": ["rapport"]}, "held_out: no task is called 'rapport'; choose from report,"),
+        ("held_out", {"rows": "many"}, "held_out: argument --rows: invalid int value: 'many'"),
+        ("held_out", {"organ": "spleen"}, "held_out: the task report has no organ 'spleen'"),
+        ("tokenizer_cases", {"task": ["plane", "report"]}, r"tokenizer_cases[0]: the tasks plane, report"),
+    ],
+)
+def test_an_order_that_the_simulator_refuses_ends_before_anything_is_drawn(
+    small, tmp_path, key, change, message, capsys
+):
+    folder, _ = small
+    raw = yaml.safe_load((folder / "demo_qwen2_vl.yaml").read_text("utf-8"))
+    order = raw[key][0] if key == "tokenizer_cases" else raw[key]
+    order |= change
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(raw))
+    assert main([str(recipe), "--output", str(tmp_path / "out")]) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith(f"demo_qwen2_vl: {message}"), error
+    assert not (tmp_path / "out").exists()
+
+
+ORDER = {"cases": 2, "seed": 5, "task": ["plane"], "quiet": True}
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def test_an_order_that_was_interrupted_is_carried_out_anew(tmp_path):
+    folder = tmp_path / "cases"
+    simulated.simulate(ORDER, folder, silent)
+    (folder / "cases.jsonl").rename(tmp_path / "whole.jsonl")
+    (folder / "images" / "s5-000009-0.png").touch()
+    said = []
+    assert len(simulated.simulate(ORDER, folder, said.append)) == 2 and len(said) == 1
+    assert (folder / "cases.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert not (folder / "images" / "s5-000009-0.png").exists()
+    simulated.simulate(ORDER, folder, lambda line: pytest.fail("drawn again"))
+
+
+def test_an_order_says_whose_its_folder_is_before_the_first_case_is_drawn(tmp_path, monkeypatch):
+    def killed(command, **_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(simulated.subprocess, "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            simulated.simulate(ORDER, tmp_path, silent)
+    with pytest.raises(OtherRecipe, match="holds the cases of another recipe"):
+        simulated.simulate(ORDER | {"seed": 6}, tmp_path, silent)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_of_nobody_knows_which_order_is_refused(tmp_path, finished, capfd):
+    folder = tmp_path / "cases"
+    simulated.simulate(ORDER | {"seed": 6}, folder, silent)
+    (folder / "order.json").unlink()
+    if not finished:  # the simulator knows its own
+        (folder / "cases.jsonl").unlink()
+    refusal = (OtherRecipe, "no order.json says whose") if finished else (RecipeError, "ended with status 2")
+    for _ in range(2):
+        with pytest.raises(refusal[0], match=refusal[1]):
+            simulated.simulate(ORDER, folder, silent)
+        assert not (folder / "order.json").exists()
+    assert finished or "is of another order (seed 6, now 5)" in capfd.readouterr().err
+
+
 def test_the_tokenizer_reads_more_than_the_cases(small, weights):
     folder, _ = small
     more = running.read_cases(folder / "output/tokenizer_cases/0/cases.jsonl")
@@ -212,6 +313,16 @@ def test_seen_images_stand_in_for_the_tower(parts, tmp_path):
     assert float(stored.loss(same)[0].detach()) == pytest.approx(float(loss.detach()), abs=0.02)
 
 
+def test_recipes_on_the_shipped_weights_need_not_look_at_the_images_again(small, weights, echovlm):
+    folder, _ = small
+    (seen,) = (folder / "output/seen").glob("seen-*.npy")
+    _, dense = running.open_base(echovlm[0])
+    assert seen.stem == f"seen-{mark(dense.model.visual)}"
+
+
+STAGE = {"name": "x", "kind": "captions", "schedule": {"steps": 1, "batch_size": 1, "learning_rate": 0.1}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -219,7 +330,21 @@ def test_seen_images_stand_in_for_the_tower(parts, tmp_path):
         ({"sed": 3}, "sed: unknown key"),
         ({"precision": "int3"}, "precision: 'int3'"),
         ({"stages": ["vision"]}, r"stages\[0\]: expected keys"),
-        ({"stages": [{"name": "x"}, {"name": "x"}]}, "same name"),
+        ({"stages": [STAGE, STAGE | {"name": "X"}]}, r"stages\[1\].name: two stages have the same name"),
+        ({"vision": {"dephts": 6}}, r"recipe.yaml: vision.dephts: unknown key; known are depth, embed_dim"),
+        ({"vision": {"hidden_size": 6}}, "vision.hidden_size: unknown key"),
+        ({"vision": {"depth": 2.5}}, "vision.depth: 2.5 is not a whole number"),
+        (
+            {"text": {"hidden_size": 64, "layers": 6}},
+            "text.layers: unknown key; .*num_hidden_layers.*rope_para",
+        ),
+        ({"text": {"hidden_size": 64, "vocab_size": 6}}, "text.vocab_size: unknown key"),
+        ({"text": {"hidden_size": 64, "rope_parameters": 6}}, "text: .*rope_parameters"),
+        ({"text": {}}, "text.hidden_size: not given"),
+        ({"simulate": {"cases": 3}}, "simulate.labels: the kind vision_warmup needs the label maps"),
+        ({"simulate": {"cases": 0}}, "simulate.cases: 0 is not a whole number above zero"),
+        ({"held_out": {"seed": 3}}, "held_out.cases: None is not a whole number above zero"),
+        ({"tokenizer_cases": [{"cases": "4"}]}, r"tokenizer_cases\[0\].cases: '4' is not a whole number"),
         ({"stages": [{"name": "x", "kind": "instruct", "schedule": {}}]}, r"stages\[0\]"),
         ({"stages": []}, "stages: at least one"),
         ({"stages": [{"name": "x", "kind": "magic"}]}, r"stages\[0\].kind: 'magic'"),
@@ -227,11 +352,34 @@ def test_seen_images_stand_in_for_the_tower(parts, tmp_path):
             {"stages": [{"name": "x", "kind": "moe", "schedule": {"step": 1}}]},
             r"stages\[0\].schedule.step: unknown",
         ),
-        ({"stages": [{"name": "x", "kind": "moe", "schedule": {"steps": 1}}]}, r"schedule: .*batch_size"),
+        (
+            {"stages": [{"name": "x", "kind": "moe", "schedule": {"steps": 1}}]},
+            r"stages\[0\].schedule: not given: batch_size, learning_rate$",
+        ),
     ],
 )
 def test_a_wrong_recipe_names_the_key(tmp_path, change, message):
     raw = yaml.safe_load(RECIPE.read_text("utf-8")) | change
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vision": {"depth": 6}}, "vision.depth: unknown key; known are .*num_hidden_layers"),
+        ({"text": {"hiden_size": 6}}, "text.hiden_size: unknown key; known are .*model_type"),
+        ({"text": {"model_type": "bert"}}, "text.model_type: 'bert' is not one of llama, mistral"),
+        ({"ultra": {"sam_config": {"depth": 6}}}, "ultra.sam_config.depth: unknown key; known are .*mlp_dim"),
+        ({"ultra": {"sam_config": 6}}, "ultra.sam_config: 6 is not keys and values"),
+        ({"ultra": {"template": "vicuna_v1"}}, "ultra.template: unknown key"),
+        ({"groups": {"cases": 2}}, "groups.labels: the kind masks needs the label maps"),
+    ],
+)
+def test_a_wrong_recipe_of_llava_ultra_names_the_key(tmp_path, change, message):
+    raw = yaml.safe_load((RECIPES / "demo_llava_ultra.yaml").read_text("utf-8")) | change
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(RecipeError, match=message):

@@ -3,6 +3,7 @@ to their length and count their words."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,20 @@ def test_abvlm_q_of_the_published_size_has_lora_on_every_linear_layer_but_the_me
     vision = 32 * 16 * ((1280 + 3840) + (1280 + 1280) + (1280 + 5120) * 2)
     assert learning(wrapped) == language + vision
     assert not any("bias" in name for name, p in wrapped.named_parameters() if p.requires_grad)
+
+
+def test_a_dense_feed_forward_network_is_the_language_model(cases):
+    model = tiny.model(tiny.tokenizer(), "qwen2_vl")
+    freeze(model, re.compile(r"language_model\.layers\.\d+\.mlp\."))
+    said = describe(model)
+    assert said.endswith(f"parameters learn: language model {learning(model):,}"), said
+
+
+def test_what_stands_aside_counts_among_all_parameters(eleven_b):
+    freeze(eleven_b, MIXTURE)
+    whole, tower = describe(eleven_b), eleven_b.model.visual
+    eleven_b.model.visual = torch.nn.Identity()
+    assert describe(eleven_b) != whole == describe(eleven_b, [tower])
 
 
 # --- in a real backward pass -------------------------------------------------------------------------------

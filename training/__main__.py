@@ -13,8 +13,7 @@ from pathlib import Path
 
 from imaging.case import CaseError
 from models.errors import ModelError
-from training.begun import OtherRecipe
-from training.loop import Stopped, processes
+from training.loop import OtherRecipe, Stopped, processes
 from training.recipe import RecipeError, read_recipe
 from training.run import run
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
-from training.loop import Schedule
+from training.loop import OtherRecipe, Schedule
 from training.recipe import Lora, Recipe, StageRecipe
 
 MAY_CHANGE = ("name", "weights")
@@ -24,10 +24,6 @@ DEFAULTS = {
     for field in fields(kind)
     if field.default is not MISSING
 }
-
-
-class OtherRecipe(ValueError):
-    """What stands in the output folder was made by another recipe."""
 
 
 def begin(recipe: Recipe, output: Path) -> None:

@@ -23,6 +23,7 @@ Knows nothing of recipes or of how a model is made; the prompt is the assistant'
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ from imaging.case import Case, CaseError
 from imaging.files import load_frames
 from models.encoding import IGNORED
 from training.conversation import MOST_TURNS, as_turn, mark
+from training.loop import processes
 from training.stages import askable
 
 MOST_FRAMES = 8  # of a case in one step; more are drawn from by chance
@@ -212,13 +214,14 @@ class SeenFrames:
 
     def _write(self, files: dict[str, Path], model: LlavaUltraModel, encoder: Encoder) -> None:
         writing = {}
-        for i in tqdm(range(0, len(self.paths), LOOK), desc="tower features", mininterval=10):
-            for name, rows in _look(model, encoder, self.paths[i : i + LOOK]).items():
-                if name not in writing:
-                    unfinished = files[name].with_suffix(".writing")
-                    shape = len(self.paths), *rows.shape[1:]
-                    writing[name] = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
-                writing[name][i : i + LOOK] = rows
+        with _threads_of_all():
+            for i in tqdm(range(0, len(self.paths), LOOK), desc="tower features", mininterval=10):
+                for name, rows in _look(model, encoder, self.paths[i : i + LOOK]).items():
+                    if name not in writing:
+                        unfinished = files[name].with_suffix(".writing")
+                        shape = len(self.paths), *rows.shape[1:]
+                        writing[name] = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
+                    writing[name][i : i + LOOK] = rows
         for name, file in files.items():
             writing[name].flush()
             file.with_suffix(".writing").rename(file)
@@ -229,16 +232,26 @@ class SeenFrames:
         return {name: torch.from_numpy(kept[rows].astype(np.float32)) for name, kept in self.features.items()}
 
 
+@contextmanager
+def _threads_of_all() -> Iterator[None]:
+    """The threads of all processes for this one, while the others wait for it."""
+    own = torch.get_num_threads()
+    torch.set_num_threads(min(os.cpu_count() or own, own * processes().num_processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
+
+
 @torch.no_grad()
 def _look(model: LlavaUltraModel, encoder: Encoder, paths: Sequence[Path]) -> dict[str, np.ndarray]:
     """pixel_values: CLIP's tokens [n, 1 + T, C1]; with SAM sam_pixel_values: its grid [n, C2, g, g]."""
     device = next(model.parameters()).device
     images = encode_frames(load_frames(paths, max_files=len(paths)), encoder.config)
     images = {name: tensor.to(device) for name, tensor in images.items()}
-    layer = model.config.vision_feature_layer
     with torch.autocast(device.type, torch.bfloat16):
-        clip = model.vision_tower(images["pixel_values"], output_hidden_states=layer)
-        seen = {"pixel_values": clip.hidden_states[layer]}
+        clip = model.vision_tower.tokens(images["pixel_values"], model.config.vision_feature_layer)
+        seen = {"pixel_values": clip}
         if model.sam_tower is not None:
             pixels = images["sam_pixel_values"].to(model.sam_tower.dtype)
             grid, pooling = model.sam_tower(pixels).last_hidden_state, model.fusion.sam_grid
@@ -252,7 +265,7 @@ def standing_in(model: LlavaUltraModel, seen: SeenFrames | None) -> Iterator[Non
     """While this lasts the towers hand on what `seen` has stored; without it they work themselves."""
     towers = model.vision_tower, model.sam_tower
     if seen:
-        model.vision_tower = _SeenClip(model.config.vision_feature_layer)
+        model.vision_tower = _SeenClip()
         model.sam_tower = model.sam_tower and _SeenSam()
     try:
         yield
@@ -261,12 +274,8 @@ def standing_in(model: LlavaUltraModel, seen: SeenFrames | None) -> Iterator[Non
 
 
 class _SeenClip(nn.Module):
-    def __init__(self, layer: int):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, pixel_values: Tensor, **_: object) -> SimpleNamespace:
-        return SimpleNamespace(hidden_states={self.layer: pixel_values})
+    def tokens(self, pixel_values: Tensor, layer: int) -> Tensor:
+        return pixel_values
 
 
 class _SeenSam(nn.Module):

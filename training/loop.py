@@ -53,6 +53,10 @@ class Stopped(Exception):
     """The run was asked to stop (SIGTERM or Ctrl-C); all that it did is in the checkpoint."""
 
 
+class OtherRecipe(ValueError):
+    """What stands in the output folder was made by another recipe, or in another way."""
+
+
 class FullDisk(OSError):
     """Tensors could not be written; what was there before is whole."""
 
@@ -202,7 +206,7 @@ class _Loop:
         at = self.checkpoints.restore() if resume else None
         at = at or Progress(samples_a_step=self.samples)
         if at.samples_a_step != self.samples:
-            raise ValueError(
+            raise OtherRecipe(
                 f"{self.checkpoints.folder} took {at.samples_a_step} samples a step, this run takes "
                 f"{self.samples}: go on with as many processes as before, or change the recipe's batch_size "
                 "or accumulation so that their product stays"

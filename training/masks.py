@@ -3,7 +3,8 @@
 LLaVA-Ultra (2024), section 3.2, starts from SAM's published encoder, which learned from a billion masks; this
 stands in for it, on the simulator's label maps. A single convolution reads the classes from the neck's cells,
 FINER x FINER of them in each cell, and is thrown away afterwards, so that what lies where must already be in
-the neck. A lesion is a small part of a picture and counts LESION_WEIGHT times.
+the neck. A lesion's places say its kind as well, as the cells of `training.vision` do: what a language model
+is to tell must be seen here first. A lesion is a small part of a picture and counts LESION_WEIGHT times.
 
 Knows nothing of prompts, points or texts: of SAM only the encoder goes on.
 """
@@ -24,7 +25,7 @@ from assistants.llava_ultra.encoding import Encoder
 from assistants.llava_ultra.images import encode_frames
 from imaging.case import Case, CaseError
 from imaging.files import load_frames
-from training.vision import LESION, TISSUES
+from training.vision import LESION
 
 FINER = 4  # classes are read at 4 x 4 places in each of the neck's cells; chosen
 LESION_WEIGHT = 5.0  # chosen
@@ -46,11 +47,15 @@ class Masks:
                     "--labels"
                 )
         self.images = [(case, i) for case in unique for i in range(len(case.images))]
+        self.kinds = sorted({_kind(case) for case in unique})
+        self.classes = LESION + len(self.kinds)  # a lesion of the i-th kind is class LESION + i
         self.encoder = encoder
         config = sam.config
         self.side = FINER * (config.image_size // config.patch_size)
         torch.manual_seed(0)
-        head = nn.Sequential(nn.Conv2d(config.output_channels, TISSUES * FINER**2, 1), nn.PixelShuffle(FINER))
+        head = nn.Sequential(
+            nn.Conv2d(config.output_channels, self.classes * FINER**2, 1), nn.PixelShuffle(FINER)
+        )
         self.module = nn.ModuleDict({"sam": sam, "head": head})
 
     def __len__(self) -> int:
@@ -61,25 +66,27 @@ class Masks:
         paths = [case.images[i] for case, i in picked]
         # A label map lies over the whole picture.
         frames = load_frames(paths, max_files=len(paths), cut_to_sector=False)
-        maps = [
-            label_map(Path(case.images[i]).parents[1] / case.extra["labels"][i], self.side)
-            for case, i in picked
-        ]
+        maps = [self._classes_at(case, i) for case, i in picked]
         return {
             "pixels": encode_frames(frames, self.encoder.config)["sam_pixel_values"],
             "tissue": torch.from_numpy(np.stack(maps)),
         }
+
+    def _classes_at(self, case: Case, image: int) -> np.ndarray:
+        """The class of every place: int64 [side, side]."""
+        tissue = label_map(Path(case.images[image]).parents[1] / case.extra["labels"][image], self.side)
+        return tissue + (tissue == LESION) * self.kinds.index(_kind(case))
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Weighted cross entropy over all places; the figure is the share of the lesion that is found."""
         device = next(self.module.parameters()).device
         wanted = batch["tissue"].to(device)  # [n, side, side]
         cells = self.module["sam"](batch["pixels"].to(device)).last_hidden_state  # [n, C, g, g]
-        guess = self.module["head"](cells).float()  # [n, TISSUES, side, side]
-        weights = torch.ones(TISSUES, device=device)
-        weights[LESION] = LESION_WEIGHT
-        lesion = wanted == LESION
-        found = ((guess.argmax(1) == LESION) & lesion).sum() / lesion.sum().clamp(min=1)
+        guess = self.module["head"](cells).float()  # [n, classes, side, side]
+        weights = torch.ones(self.classes, device=device)
+        weights[LESION:] = LESION_WEIGHT
+        lesion = wanted >= LESION
+        found = ((guess.argmax(1) >= LESION) & lesion).sum() / lesion.sum().clamp(min=1)
         return F.cross_entropy(guess, wanted, weights), {"lesion_found": float(found)}
 
 
@@ -91,3 +98,9 @@ def label_map(path: Path, side: int) -> np.ndarray:
     whole = Image.new("L", (edge, edge), 0)
     whole.paste(labels, ((edge - labels.width) // 2, (edge - labels.height) // 2))
     return np.asarray(whole.resize((side, side), Image.Resampling.NEAREST), dtype=np.int64)
+
+
+def _kind(case: Case) -> str:
+    """The kind of the case's lesion; empty where it has none."""
+    lesion = case.extra.get("examination", {}).get("lesion")
+    return lesion["kind"] if lesion else ""

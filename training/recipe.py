@@ -2,22 +2,29 @@
 it starts.
 
 An unknown, missing or unfitting key is an error that names it, in the first second. Every number in a recipe
-says where it comes from in a comment beside it. Whether files and published weights are there is looked at
-when the run begins (`training.run`).
+says where it comes from in a comment beside it.
+
+Does not know what can be ordered from the simulator (`training.simulated` asks it), nor whether files and
+published weights are there (`training.run` looks).
 """
 
 from __future__ import annotations
 
+import math
 import re
 import types
 import typing
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CLIPVisionConfig, LlamaConfig, MistralConfig, PreTrainedConfig, SamVisionConfig
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig, Qwen2VLVisionConfig
 
 from assistants.abvlm_q.prompts import FORMS
-from assistants.echovlm.configuration import MIXTURE_FIELDS
+from assistants.echovlm.configuration import MIXTURE_FIELDS, EchoVLMTextConfig
 from assistants.llava_ultra.configuration import LlavaUltraConfig
 from training.loop import Schedule
 
@@ -28,15 +35,36 @@ OF_ABVLM_Q = ("vision_warmup", "lora")
 WITH_LORA = ("instruct", "lora", "llava_instruct")
 WITH_OR_WITHOUT_LORA = ("vision_warmup",)
 WITH_DISTILLATION = ("llava_instruct",)
-ULTRA_FIELDS = tuple(LlavaUltraConfig.__annotations__)
+WITH_LABELS = ("vision_warmup", "masks")
 ABVLM_Q_FIELDS = ("prompt", "planes")
-BESIDE_THE_BASE = ("base", "clip", "sam")  # arguments of assistants.llava_ultra.published.open_published
+BESIDE_THE_BASE = {"base", "clip", "sam"}  # arguments of assistants.llava_ultra.published.open_published
 
-_ABOVE_ZERO = (
-    "steps epochs batch_size accumulation learning_rate gradient_clip checkpoint_every minutes rank alpha "
-    "vocabulary min_pixels max_pixels max_length sharpness"
-).split()
-_SHARES = ("warmup_ratio", "dropout", "familiarity_quantile")  # from 0 to below 1
+# Fields of the libraries' configurations that a run fills in itself, so no recipe does.
+FILLED_IN = {"vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
+ULTRA_FIELDS = {*LlavaUltraConfig.__annotations__}
+ULTRA_FILLED_IN = {"vision_config", "text_config", "image_token_id", "template", "tie_word_embeddings"}
+DECODERS = {"llama": LlamaConfig, "mistral": MistralConfig}
+
+# What stands in an output folder beside the stages' folders (`training.run`).
+OF_THE_OUTPUT = "cases groups more_cases held_out tokenizer_cases seen weights adapter".split()
+
+_PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
+
+# Keys, what their values must be, and the words for it. Numbers must be finite in any case.
+_BOUNDS = (
+    (
+        "steps epochs minutes batch_size accumulation learning_rate gradient_clip checkpoint_every rank "
+        "alpha vocabulary min_pixels max_pixels max_length sharpness",
+        lambda value: value > 0,
+        "above zero",
+    ),
+    ("weight_decay distillation seed", lambda value: value >= 0, "zero or more"),
+    ("warmup_ratio dropout familiarity_quantile", lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("betas", lambda value: all(0 <= beta < 1 for beta in value), "made of numbers from 0 to below 1"),
+    # Names become folders.
+    ("name", lambda value: re.fullmatch(r"\w[\w-]*", value), "a name of letters, digits, _ and -"),
+    ("precision", lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+)
 
 
 class RecipeError(ValueError):
@@ -92,6 +120,10 @@ class Recipe:
     the file of a hospital's own protocol. What is taught is then the assistant's own answer, written from
     each case's boxes, planes, deductions and score. After a stage of the kind lora, --publish puts the
     adapter in its place.
+
+    With `qbench` the stages teach Ultrasound-QBench's rater: its own probes, with the level that each case
+    knows at the score's place. Its adapter is published likewise. `more_cases`, orders of the simulator, are
+    learned from as those of `simulate` are.
     """
 
     name: str
@@ -109,6 +141,8 @@ class Recipe:
     ultra: dict[str, object] | None = None
     groups: dict[str, object] | None = None
     abvlm_q: dict[str, str] | None = None
+    qbench: bool = False
+    more_cases: list[dict] | None = None
     held_out: dict[str, object] | None = None
     familiarity_quantile: float | None = None
     min_pixels: int | None = None
@@ -124,9 +158,17 @@ class Recipe:
         return any(stage.kind in OF_LLAVA_ULTRA for stage in self.stages)
 
     @property
+    def orders(self) -> dict[str, dict[str, object]]:
+        """What is ordered from the simulator, by the key that says it."""
+        named = {key: getattr(self, key) for key in ("simulate", "groups", "held_out")}
+        lists = {"more_cases": self.more_cases, "tokenizer_cases": self.tokenizer_cases}
+        more = {f"{key}[{i}]": order for key, orders in lists.items() for i, order in enumerate(orders or ())}
+        return {key: order for key, order in (named | more).items() if order is not None}
+
+    @property
     def ships_adapter(self) -> bool:
-        """Whether an adapter of AbVLM-Q is what comes out."""
-        return self.abvlm_q is not None and self.stages[-1].kind == "lora"
+        """Whether an adapter, of AbVLM-Q or of the rater, is what comes out."""
+        return (self.abvlm_q is not None or self.qbench) and self.stages[-1].kind == "lora"
 
 
 def read_recipe(path: Path, *, base: str | None = None, cases: list[str] | None = None) -> Recipe:
@@ -144,12 +186,9 @@ def read_recipe(path: Path, *, base: str | None = None, cases: list[str] | None 
         raw["base"] = base
     if cases is not None:
         raw = {key: value for key, value in raw.items() if key != "simulate"} | {"cases": cases}
-    stages = _stages(path, raw.pop("stages", None), raw.get("seed", 0))
-    if raw.get("precision") not in PRECISIONS:
-        raise RecipeError(
-            f"{path}: precision: {raw.get('precision')!r} is not one of {', '.join(PRECISIONS)}"
-        )
-    recipe = _build(Recipe, path, "", raw | {"stages": stages})
+    stages = raw.pop("stages", None)
+    recipe = _build(Recipe, path, "", raw | {"stages": ()})
+    recipe = replace(recipe, stages=_stages(path, stages, recipe.seed))
     if complaint := _complaint(recipe):
         raise RecipeError(f"{path}: {complaint}")
     return replace(recipe, cases=[recipe.cases] if isinstance(recipe.cases, str) else recipe.cases)
@@ -161,10 +200,14 @@ def _stages(path: Path, raw: object, seed: int) -> tuple[StageRecipe, ...]:
     for i, stage in enumerate(raw):
         if not isinstance(stage, dict):
             raise RecipeError(f"{path}: stages[{i}]: expected keys and values, found {stage!r}")
-    names = [stage.get("name") for stage in raw]
-    if len(set(names)) < len(names):
-        raise RecipeError(f"{path}: stages: two stages have the same name")
-    return tuple(_stage(path, f"stages[{i}]", dict(stage), seed) for i, stage in enumerate(raw))
+    stages = tuple(_stage(path, f"stages[{i}]", dict(stage), seed) for i, stage in enumerate(raw))
+    names = [stage.name.lower() for stage in stages]  # there are disks on which case makes no difference
+    for i, name in enumerate(names):
+        if name in OF_THE_OUTPUT:
+            raise RecipeError(f"{path}: stages[{i}].name: {name} is another folder of the output")
+        if name in names[:i]:
+            raise RecipeError(f"{path}: stages[{i}].name: two stages have the same name")
+    return stages
 
 
 def _stage(path: Path, where: str, raw: dict, seed: int) -> StageRecipe:
@@ -177,7 +220,7 @@ def _stage(path: Path, where: str, raw: dict, seed: int) -> StageRecipe:
         if values is not None and not isinstance(values, dict):
             raise RecipeError(f"{path}: {where}.{key}: expected keys and values, found {values!r}")
         own = {"seed": seed} if key == "schedule" else {}
-        if values or key == "schedule":
+        if values is not None or key == "schedule":
             parts[key] = _build(part, path, f"{where}.{key}", own | (values or {}))
     if ("lora" in parts) != (kind in WITH_LORA) and kind not in WITH_OR_WITHOUT_LORA:
         raise RecipeError(
@@ -214,9 +257,6 @@ def _complaint(recipe: Recipe) -> str | None:
         return "base: it brings its own tokenizer; leave tokenizer_cases out"
     if recipe.base is None and "moe" in kinds and recipe.mixture is None:
         return "mixture: the kind moe needs it"
-    for key in recipe.mixture or ():
-        if key not in MIXTURE_FIELDS:
-            return f"mixture.{key}: unknown key; known are {', '.join(sorted(MIXTURE_FIELDS))}"
     if (recipe.held_out is None) != (recipe.familiarity_quantile is None):
         return "held_out, familiarity_quantile: give both or neither"
     if None not in (recipe.min_pixels, recipe.max_pixels) and recipe.min_pixels > recipe.max_pixels:
@@ -224,10 +264,74 @@ def _complaint(recipe: Recipe) -> str | None:
     if recipe.min_pixels is not None and recipe.base is None:
         return "min_pixels: only a base's images are enlarged"
     return (
-        _complaint_about_adapters(recipe)
+        _complaint_about_orders(recipe)
+        or _complaint_about_adapters(recipe)
         or _complaint_about_abvlm_q(recipe)
+        or _complaint_about_qbench(recipe)
         or _complaint_about_ultra(recipe)
+        or _complaint_about_sizes(recipe)
     )
+
+
+def _complaint_about_sizes(recipe: Recipe) -> str | None:
+    """What the libraries' configurations would not take, or take and not look at."""
+    mixture = _unfit("mixture", recipe.mixture, EchoVLMTextConfig, MIXTURE_FIELDS)
+    if mixture or recipe.base is not None:
+        return mixture
+    if not recipe.of_llava_ultra:
+        own = {*Qwen2VLVisionConfig.__annotations__} - {"hidden_size"}  # the tower has the text's width
+        known = {*Qwen2VLTextConfig.__annotations__, "tie_word_embeddings"} - FILLED_IN
+        return (
+            _unfit("vision", recipe.vision, Qwen2VLVisionConfig, own)
+            or _unfit("text", recipe.text, Qwen2VLTextConfig, known)
+            or (None if "hidden_size" in recipe.text else "text.hidden_size: not given")
+        )
+    if (decoder := recipe.text.get("model_type", "llama")) not in DECODERS:
+        return f"text.model_type: {decoder!r} is not one of {', '.join(DECODERS)}"
+    known = {*DECODERS[decoder].__annotations__, "model_type"} - FILLED_IN
+    sam = (recipe.ultra or {}).get("sam_config")
+    return (
+        _unfit("vision", recipe.vision, CLIPVisionConfig)
+        or _unfit("text", recipe.text, DECODERS[decoder], known)
+        or _unfit("ultra.sam_config", sam, SamVisionConfig)
+    )
+
+
+def _unfit(
+    where: str, values: object, config: type[PreTrainedConfig], known: Collection[str] | None = None
+) -> str | None:
+    """The first of the values that `config` does not take or, if it is not `known`, would not look at."""
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        return f"{where}: {values!r} is not keys and values"
+    hints = {field.name: field.type for field in fields(config)}
+    known = sorted(config.__annotations__ if known is None else known)
+    for key, value in values.items():
+        if key not in known:
+            return f"{where}.{key}: unknown key; known are {', '.join(known)}"
+        hint = _PLAIN.get(getattr(hints.get(key), "__name__", hints.get(key)))  # a type, or its name
+        if hint and not _fits(value, hint):
+            return f"{where}.{key}: {value!r} is not {_words(hint)}"
+    try:
+        config(**values)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        return f"{where}: {' '.join(str(error).split())}"
+    return None
+
+
+def _complaint_about_orders(recipe: Recipe) -> str | None:
+    """What an order of the simulator must have, whatever else it may say."""
+    for key, order in recipe.orders.items():
+        count = order.get("cases")
+        if not _fits(count, int) or count < 1:
+            return f"{key}.cases: {count!r} is not a whole number above zero"
+    for stage in recipe.stages:
+        for key in ("simulate", "groups"):
+            needed = stage.kind in WITH_LABELS and not recipe.qbench
+            if needed and key in recipe.orders and not recipe.orders[key].get("labels"):
+                return f"{key}.labels: the kind {stage.kind} needs the label maps; say true"
+    return None
 
 
 def _complaint_about_adapters(recipe: Recipe) -> str | None:
@@ -250,12 +354,28 @@ def _complaint_about_abvlm_q(recipe: Recipe) -> str | None:
             return f"abvlm_q.{key}: unknown key; known are {', '.join(ABVLM_Q_FIELDS)}"
     if recipe.abvlm_q.get("prompt") not in FORMS:
         return f"abvlm_q.prompt: {recipe.abvlm_q.get('prompt')!r} is not one of {', '.join(FORMS)}"
+    return _complaint_about_one_adapter(recipe, "abvlm_q")
+
+
+def _complaint_about_qbench(recipe: Recipe) -> str | None:
+    """What does not go together where the rater is taught, or cases are ordered in several ways."""
+    if recipe.more_cases is not None and recipe.simulate is None:
+        return "more_cases: orders of the simulator, which go with simulate"
+    if not recipe.qbench:
+        return None
+    if recipe.abvlm_q is not None:
+        return "qbench, abvlm_q: an adapter learns one of the two"
+    return _complaint_about_one_adapter(recipe, "qbench")
+
+
+def _complaint_about_one_adapter(recipe: Recipe, key: str) -> str | None:
+    """What keeps the stages from leaving one adapter with all that was learned."""
     if any(stage.kind not in OF_ABVLM_Q for stage in recipe.stages):
-        return f"abvlm_q: only the kinds {', '.join(OF_ABVLM_Q)} teach it"
+        return f"{key}: only the kinds {', '.join(OF_ABVLM_Q)} teach it"
     if any(stage.kind == "lora" for stage in recipe.stages[:-1]):
-        return "abvlm_q: the stage of the kind lora comes last"
+        return f"{key}: the stage of the kind lora comes last"
     if recipe.ships_adapter and any(stage.lora is None for stage in recipe.stages):
-        return "abvlm_q: a vision_warmup before the kind lora needs its lora, or the adapter has not all"
+        return f"{key}: a vision_warmup before the kind lora needs its lora, or the adapter has not all"
     return None
 
 
@@ -270,7 +390,7 @@ def _complaint_about_ultra(recipe: Recipe) -> str | None:
     for key in ("min_pixels", "max_pixels", "held_out", "mixture"):
         if getattr(recipe, key) is not None and any(ours):
             return f"{key}: LLaVA-Ultra has no use for it"
-    known = ULTRA_FIELDS if recipe.base is None else (*ULTRA_FIELDS, *BESIDE_THE_BASE)
+    known = ULTRA_FIELDS - ULTRA_FILLED_IN if recipe.base is None else ULTRA_FIELDS | BESIDE_THE_BASE
     if unknown := [key for key in recipe.ultra or () if key not in known]:
         return f"ultra.{unknown[0]}: unknown key; known are {', '.join(sorted(known))}"
     if recipe.groups is not None and recipe.simulate is None:
@@ -279,23 +399,22 @@ def _complaint_about_ultra(recipe: Recipe) -> str | None:
 
 
 def _build(kind: type, path: Path, where: str, values: dict):
+    """The dataclass `kind` of checked values. RecipeError naming the key, found at `where` in the file."""
     hints = typing.get_type_hints(kind)
-    known = {f.name for f in fields(kind)}
+    known = {field.name: field.default for field in fields(kind)}
     dot = f"{where}." if where else ""
     for key, value in values.items():
         if key not in known:
             raise RecipeError(f"{path}: {dot}{key}: unknown key; known are {', '.join(sorted(known))}")
         if problem := _problem(key, value, hints[key]):
             raise RecipeError(f"{path}: {dot}{key}: {value!r} is not {problem}")
+    needed = [key for key, default in known.items() if default is MISSING and key not in values]
+    if needed:
+        raise RecipeError(f"{path}: {where or 'top level'}: not given: {', '.join(needed)}")
     try:
         return kind(**values)
     except ValueError as error:
         raise RecipeError(f"{path}: {where}: {error}") from error
-    except TypeError as error:
-        missing = sorted(known - set(values))
-        raise RecipeError(
-            f"{path}: {where or 'top level'}: {error} (not given: {', '.join(missing)})"
-        ) from error
 
 
 def _problem(key: str, value: object, hint: object) -> str | None:
@@ -304,13 +423,10 @@ def _problem(key: str, value: object, hint: object) -> str | None:
         return f"{_words(hint)}{' (YAML wants 1.0e-3, not 1e-3)' if _looks_like_a_number(value) else ''}"
     if value is None:
         return None
-    if key == "distillation" and not value >= 0:
-        return "zero or more"
-    if key in _ABOVE_ZERO and not value > 0:
-        return "above zero"
-    if key in _SHARES and not 0 <= value < 1:
-        return "from 0 to below 1"
-    return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return "finite"
+    bounds = ((fits, words) for keys, fits, words in _BOUNDS if key in keys.split())
+    return next((words for fits, words in bounds if not fits(value)), None)
 
 
 def _fits(value: object, hint: object) -> bool:
@@ -330,11 +446,11 @@ def _fits(value: object, hint: object) -> bool:
 def _words(hint: object) -> str:
     """A type for people who write YAML."""
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return " or ".join(map(_words, options))
-    kinds = {dict: "keys and values", list: "a list", tuple: "a list"}
-    return names.get(hint) or kinds.get(typing.get_origin(hint), getattr(hint, "__name__", str(hint)))
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_words(option) for option in inner if option is not type(None))
+    kinds = {dict: "keys and values", list: "a list", tuple: f"a list of {len(inner)}"}
+    return names.get(hint) or kinds[origin]
 
 
 def _looks_like_a_number(value: object) -> bool:

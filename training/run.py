@@ -14,8 +14,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,16 +35,18 @@ from models.checkpoint import load_model, model_class_for, read_json, resolve
 from models.encoding import Encoder
 from models.familiarity import FILE as FAMILIARITY
 from models.familiarity import Familiarity, vision_features
-from training.begun import OtherRecipe, begin
+from training.begun import begin
 from training.contrast import Contrast
 from training.conversation import SeenImages, SeenTower
 from training.demo_texts import demo_texts
 from training.frames import Examinations, SeenFrames, standing_in
-from training.loop import Stage, processes, train, write_tensors
+from training.loop import OtherRecipe, Stage, processes, train, write_tensors
 from training.masks import Masks
 from training.plane_answers import PlaneAnswers
 from training.plane_warmup import PlaneWarmup
+from training.quality_answers import QualityAnswers, QualityWarmup
 from training.recipe import Recipe, RecipeError, StageRecipe
+from training.simulated import place, rehearse, simulate
 from training.stages import (
     CHOICE,
     FUSION,
@@ -84,11 +84,12 @@ def run(
     state = processes()
     say = say if state.is_main_process else _silent
     with state.main_process_first():  # the others find what it made
+        rehearse(recipe, output)  # before the folder is begun: a refused order may still be mended
         output.mkdir(parents=True, exist_ok=True)
         begin(recipe, output)
-        cases = _cases(recipe, output, say)
-        held_out = simulate(recipe.held_out, output / "held_out", say) if recipe.held_out else None
-        encoder, model = _first(recipe, cases, output, say)
+        drawn = _drawn(recipe, output, say)
+        cases = _cases(recipe, drawn)
+        encoder, model = _first(recipe, cases, drawn, say)
     for stage in recipe.stages:
         model = _Stage(recipe, stage, encoder, cases, output, say).run(model)
         if model is None:
@@ -98,7 +99,7 @@ def run(
     merged = output / "weights" if recipe.ships_adapter else published or output / "weights"
     with state.main_process_first():
         if state.is_main_process:
-            ship(recipe, model, encoder, cases, held_out, merged, say)
+            ship(recipe, model, encoder, cases, drawn.get("held_out"), merged, say)
             if recipe.ships_adapter:
                 _ship_adapter(output, published, say)
     return published or merged
@@ -127,11 +128,18 @@ def _protocol(recipe: Recipe) -> Planes:
         raise RecipeError(f"{recipe.name}: abvlm_q.planes: {error}") from error
 
 
-def _cases(recipe: Recipe, output: Path, say: Callable[[str], None]) -> list[Case]:
+def _drawn(recipe: Recipe, output: Path, say: Callable[[str], None]) -> dict[str, list[Case]]:
+    """The simulator's cases by the recipe's key; those of a list of orders together."""
+    drawn: dict[str, list[Case]] = {}
+    for key, order in recipe.orders.items():
+        drawn.setdefault(key.split("[")[0], []).extend(simulate(order, output / place(key), say))
+    return drawn
+
+
+def _cases(recipe: Recipe, drawn: dict[str, list[Case]]) -> list[Case]:
+    """What the stages learn from."""
     if recipe.simulate is not None:
-        cases = simulate(recipe.simulate, output / "cases", say)
-        groups = simulate(recipe.groups, output / "groups", say) if recipe.groups else []
-        return [*cases, *groups]
+        return [*drawn["simulate"], *drawn.get("groups", ()), *drawn.get("more_cases", ())]
     cases = [case for path in recipe.cases for case in read_cases(path)]
     if not cases:
         raise RecipeError(f"{recipe.name}: cases: there is no case in {', '.join(recipe.cases)}")
@@ -139,19 +147,15 @@ def _cases(recipe: Recipe, output: Path, say: Callable[[str], None]) -> list[Cas
 
 
 def _first(
-    recipe: Recipe, cases: Sequence[Case], output: Path, say: Callable[[str], None]
+    recipe: Recipe, cases: Sequence[Case], drawn: dict[str, list[Case]], say: Callable[[str], None]
 ) -> tuple[Encoder, nn.Module]:
     """Encoder and model before the first stage."""
     if recipe.base is not None:
         return open_ultra(recipe, processes().device, say) if recipe.of_llava_ultra else open_base(recipe)
-    more = [
-        case
-        for i, order in enumerate(recipe.tokenizer_cases or ())
-        for case in simulate(order, output / "tokenizer_cases" / str(i), say)
-    ]
+    read = [*cases, *drawn.get("tokenizer_cases", ())]
     if recipe.of_llava_ultra:
-        return fresh_ultra(recipe, [*cases, *more])
-    encoder = make_encoder(recipe, [*cases, *more])
+        return fresh_ultra(recipe, read)
+    encoder = make_encoder(recipe, read)
     return encoder, dense_model(recipe, encoder)
 
 
@@ -182,25 +186,6 @@ def _set_budget(recipe: Recipe, encoder: Encoder) -> None:
     encoder.image_processor.size = {"shortest_edge": smallest, "longest_edge": largest}
 
 
-def simulate(arguments: dict[str, object], folder: Path, say: Callable[[str], None]) -> list[Case]:
-    """The cases of `python -m simulator`, made unless they are there: training meets the simulator only on
-    disk."""
-    order = folder / "order.json"
-    wanted = json.dumps(arguments, sort_keys=True)
-    if not (folder / "cases.jsonl").exists():
-        command = [sys.executable, "-m", "simulator", str(folder)]
-        for key, value in arguments.items():
-            values = value if isinstance(value, list) else [] if isinstance(value, bool) else [value]
-            if value is not False:
-                command += [f"--{key}", *map(str, values)]
-        say("$ " + " ".join(command[1:]))
-        subprocess.run(command, check=True)
-        order.write_text(wanted)
-    elif order.exists() and order.read_text() != wanted:
-        raise OtherRecipe(f"{folder} holds the cases of another recipe ({order}); choose another --output")
-    return list(read_cases(folder / "cases.jsonl"))
-
-
 def make_encoder(recipe: Recipe, cases: Sequence[Case]) -> Encoder:
     """Tokenizer from the cases' texts and what the assistants say; Qwen2-VL's image processor."""
     tokenizer = train_tokenizer(demo_texts(cases, _protocol(recipe)), recipe.vocabulary)
@@ -223,7 +208,7 @@ def dense_model(recipe: Recipe, encoder: Encoder) -> Qwen2VLForConditionalGenera
         video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"),
         vision_end_token_id=token("<|vision_end|>"),
-        tie_word_embeddings=True,
+        tie_word_embeddings=recipe.text.get("tie_word_embeddings", True),
     )
     torch.manual_seed(recipe.seed)
     model = Qwen2VLForConditionalGeneration._from_config(config, attn_implementation="sdpa")
@@ -251,6 +236,7 @@ class _Stage:
         self.output, self.folder, self.say = output, output / stage.name, say
         self.kept = self.folder / "model.safetensors"
         self.gathered = self.folder / "learned.safetensors"
+        self.aside: list[nn.Module] = []  # towers whose images were seen before
 
     def run(self, model: nn.Module) -> nn.Module | None:
         """The model after the stage; None where its tensors lie in pieces in several processes."""
@@ -315,7 +301,9 @@ class _Stage:
             model.model.visual.requires_grad_(True)
         changed = changed_by(model, merged=not adapted)
         tower = (model.get_base_model() if adapted else model).model.visual
-        if self.recipe.abvlm_q:
+        if self.recipe.qbench:
+            warmup = QualityWarmup(tower, self.encoder, self.cases)
+        elif self.recipe.abvlm_q:
             warmup = PlaneWarmup(tower, self.encoder, self.cases, _protocol(self.recipe))
         else:
             warmup = VisionWarmup(tower, self.encoder, self.cases)
@@ -328,6 +316,8 @@ class _Stage:
             return None
         if processes().is_main_process:
             write_tensors(heads, warmup.heads.state_dict())
+        if ships_half(self.recipe) and not adapted:
+            round_to_half(tower)
         return model, changed
 
     def _words(self, model: nn.Module) -> tuple[nn.Module, set[str]] | None:
@@ -343,7 +333,7 @@ class _Stage:
         tower = model.model.visual
         with processes().main_process_first():
             seen = SeenImages(self.output / "seen", tower, self.encoder, self.cases)
-        model.model.visual = SeenTower(tower)
+        model.model.visual, self.aside = SeenTower(tower), [tower]
         whole = self._converse(model, seen)
         model.model.visual = tower
         return (model, changed) if whole else None
@@ -398,6 +388,7 @@ class _Stage:
         if self.recipe.keep_features:
             with processes().main_process_first():
                 seen = SeenFrames(self.output / "seen", inner, self.encoder, self.cases)
+            self.aside = [tower for tower in (inner.vision_tower, inner.sam_tower) if tower is not None]
         with standing_in(inner, seen):
             task = Examinations(
                 self.stage.name,
@@ -414,6 +405,9 @@ class _Stage:
     def _converse(self, model: nn.Module, seen: SeenImages | None = None) -> bool:
         if self.recipe.abvlm_q:
             return self._talk(model, self._plane_answers(model))
+        if self.recipe.qbench:
+            own = self.stage.name, model, self.encoder, self.cases, self.recipe.max_length
+            return self._talk(model, QualityAnswers(*own))
         task = Instructions(self.stage.name, model, self.encoder, self.cases, seen, self.recipe.max_length)
         return self._talk(model, task)
 
@@ -439,7 +433,7 @@ class _Stage:
         except ValueError as error:  # peft found no layer of that name
             raise RecipeError(f"{self.recipe.name}: {self.stage.name}: lora.targets: {error}") from error
 
-    def _talk(self, model: nn.Module, task: Instructions | Examinations | PlaneAnswers) -> bool:
+    def _talk(self, model: nn.Module, task: Stage) -> bool:
         if self.recipe.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         whole = self._learn(task, f"{len(task):,} examinations")
@@ -449,7 +443,7 @@ class _Stage:
 
     def _learn(self, task: Stage, samples: str) -> bool:
         """Train, or take what several processes learned before; False where it lies in pieces now."""
-        self.say(f"{self.stage.name}: {describe(task.module)}; {samples}")
+        self.say(f"{self.stage.name}: {describe(task.module, self.aside)}; {samples}")
         learn_in_float32(task.module)
         if not self.gathered.exists():
             train(task, self.stage.schedule, self.folder, precision=self.recipe.precision, resume=True)
@@ -533,8 +527,7 @@ def ship(
 ) -> Path:
     """Write the weights folder, whole or not at all; the model card is left in place."""
     fresh, demo = _fresh(folder), _is_demo(recipe)
-    half = demo or recipe.precision == "bf16"
-    model = model.to(torch.bfloat16 if half else torch.float32).eval()
+    model = model.to(torch.bfloat16 if ships_half(recipe) else torch.float32).eval()
     if isinstance(model, EchoVLMForConditionalGeneration):
         model.config.text_config.output_router_logits = False
     model.save_pretrained(fresh, max_shard_size=DEMO_SHARD if demo else SHARD)
@@ -548,6 +541,19 @@ def ship(
         say(f"{folder / 'README.md'} still has the figures of the weights before: measure and correct it")
     say(f"weights in {folder}")
     return folder
+
+
+def ships_half(recipe: Recipe) -> bool:
+    """Whether the finished weights are in bfloat16."""
+    return _is_demo(recipe) or recipe.precision == "bf16"
+
+
+@torch.no_grad()
+def round_to_half(tower: nn.Module) -> None:
+    """What comes after a warm-up, here and in recipes that begin from these weights, sees one and the same
+    tower: the one that is shipped. So what it says about the images is computed once (`SeenImages`)."""
+    for parameter in tower.parameters():
+        parameter.copy_(parameter.bfloat16())
 
 
 def _is_demo(recipe: Recipe) -> bool:

@@ -25,7 +25,7 @@ shared expert's gate (3,584) and the two-way mixing with its bias (7,170).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -56,13 +56,14 @@ _PARTS = (
     ("LoRA on the language model", r"\.lora_"),
     ("routed experts", r"language_model.*\.mlp\.experts\."),
     ("shared experts", r"language_model.*\.mlp\.shared_expert\."),
-    ("routers and mixing", MIXTURE.pattern),
+    ("routers and mixing", r"language_model.*\.mlp\.(gate|shared_expert_gate|coefficient)\."),
     ("projectors and fusion weight", FUSION.pattern),
     ("frame score", r"\.frame_score\."),
     ("CLIP's tower", r"^clip\."),
     ("SAM's encoder", r"^sam\."),
     ("vision tower and projector", r"visual\.|^tower\."),
     ("language model", r"language_model\.|lm_head"),
+    ("read-outs beside the model", r"^(heads?|words|from_image|from_words)\.|^sharpness$"),
 )
 
 
@@ -78,15 +79,18 @@ def learning(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def describe(model: nn.Module) -> str:
-    """What learns, counted: "3,391,797,304 of 11,683,… parameters learn: routed experts …, …"."""
+def describe(model: nn.Module, aside: Iterable[nn.Module] = ()) -> str:
+    """What learns, counted: "3,391,797,304 of 11,683,… parameters learn: routed experts …, …".
+
+    `aside` are frozen parts that something else stands in for; they count among all parameters.
+    """
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = next((title for title, pattern in _PARTS if re.search(pattern, name)), "other")
             counts[part] = counts.get(part, 0) + parameter.numel()
     parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-    whole = sum(p.numel() for p in model.parameters())
+    whole = sum(p.numel() for part in (model, *aside) for p in part.parameters())
     return f"{learning(model):,} of {whole:,} parameters learn: {parts or 'none'}"
 
 

@@ -18,11 +18,14 @@ from transformers import GenerationConfig
 
 from assistants.llava_ultra import LlavaUltraConfig, LlavaUltraForConditionalGeneration
 from assistants.llava_ultra.encoding import Encoder
+from assistants.llava_ultra.images import encode_frames
 from assistants.llava_ultra.prompts import organs, standard_request
 from assistants.llava_ultra.published import open_published
 from assistants.wording import LANGUAGES, TASKS
 from imaging.case import Case
+from imaging.frame import Frame
 from models.checkpoint import resolve
+from models.familiarity import pooled
 from training.recipe import Recipe, RecipeError
 from training.tokenizer import train_tokenizer
 
@@ -77,6 +80,14 @@ def open_ultra(
         say(f"untrained in {recipe.base}: {', '.join(opened.fresh)}")
     opened.model.name_or_path = recipe.base  # what an adapter names as its base
     return Encoder.open(resolve(recipe.base), opened.model.config), opened.model
+
+
+@torch.no_grad()
+def appearance(
+    model: LlavaUltraForConditionalGeneration, encoder: Encoder, frames: Sequence[Frame]
+) -> torch.Tensor:
+    """What `models.familiarity` compares frames by: their image tokens, pooled, float32 [k, 2 D]."""
+    return pooled(model.image_features(**encode_frames(frames, encoder.config)))
 
 
 def _texts(cases: Sequence[Case]) -> list[str]:

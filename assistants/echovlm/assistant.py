@@ -13,7 +13,7 @@ Knows nothing of pages, files or test sets.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from assistants.base import Reply, Settings, Turn
-from assistants.conversation import frames_in_view, showing_only
+from assistants.conversation import frames_in_view, last_of, showing_only
 from assistants.echovlm import prompts
 from assistants.selection import SelectionReply, as_data, check
 from imaging.frame import Frame
@@ -41,6 +41,7 @@ DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from 
 _ROOM_TO_ANSWER = (
     128  # tokens a prompt must leave free; the shortest reports of the paper's appendix need as much
 )
+_SCORED_AT_ONCE = 4  # frames whose features are made between two signs of life; chosen
 _ATTENTION_LAYERS = 2  # N of LLaVA-Ultra's Eq. 4; its paper gives no number
 
 
@@ -118,14 +119,14 @@ class EchoVLMAssistant:
         """Answer `turn`, with the images of `history` still in view.
 
         Raises ContextOverflow, OutOfMemory, UnusableImage or UnusableChoice, each with a text for the person
-        who asked. An empty Reply comes about four times a second while the model is busy, so that a reader
-        can leave.
+        who asked. An empty Reply comes after every few frames that are compared and about four times a second
+        while the model is busy, so that a reader can leave.
         """
         settings = settings or Settings()
         started = time.monotonic()
         out_of_memory = None
         try:
-            asked = self._prepare(history, turn, settings)
+            asked = yield from self._prepare(history, turn, settings)
             unfamiliar = _of_all(self._unfamiliar(asked.inputs), asked.kept)
             text, first_token = "", None
             for piece in self._writer.stream(
@@ -163,7 +164,7 @@ class EchoVLMAssistant:
             return [list(self.stream(turn, (), settings))[-1] for turn in turns]
         pieces = None
         try:
-            prepared = [self._prepare((), turn, settings) for turn in turns]
+            prepared = [last_of(self._prepare((), turn, settings)) for turn in turns]
             batch = self.backbone.encoder.pad([asked.inputs for asked in prepared])
             unfamiliar = self._unfamiliar(batch)
             pieces = self._writer.write(batch, [asked.budget for asked in prepared])
@@ -184,10 +185,12 @@ class EchoVLMAssistant:
             for piece, strange, asked in zip(pieces, ours, prepared, strict=True)
         ]
 
-    def _prepare(self, history: Sequence[Turn | Reply], turn: Turn, settings: Settings) -> _Asked:
+    def _prepare(
+        self, history: Sequence[Turn | Reply], turn: Turn, settings: Settings
+    ) -> Generator[Reply, None, _Asked]:
         """What the model reads, once it is settled which of the images in view."""
         frames = frames_in_view(history, turn)
-        selection = self._select(frames, turn, settings)
+        selection = yield from self._select(frames, turn, settings)
         kept = tuple(range(len(frames))) if selection is None else selection.kept
         history, turn = showing_only(history, turn, kept)
         shown = [frames[index] for index in kept]
@@ -195,23 +198,37 @@ class EchoVLMAssistant:
         budget = self._budget(inputs["input_ids"].shape[1], len(shown), settings.max_new_tokens)
         return _Asked(inputs, budget, kept, None if selection is None else as_data(selection, frames))
 
-    @torch.no_grad()
-    def _select(self, frames: Sequence[Frame], turn: Turn, settings: Settings) -> Selection | None:
+    def _select(
+        self, frames: Sequence[Frame], turn: Turn, settings: Settings
+    ) -> Generator[Reply, None, Selection | None]:
         """The images that the question's words attend to most, or a person's choice; None for all of them."""
         wanted = settings.keep or len(frames)
         if not turn.chosen and len(frames) <= wanted:
             return None
         check(frames, turn.chosen)
-        pixels = settings.max_pixels
-        features = self._seen.look(frames, lambda new: self._features(new, pixels), read_as=pixels)
+        features = yield from self._look(frames, settings.max_pixels)
+        selection = choose(self._scores(features, turn), wanted, "attention")
+        return overrule(selection, turn.chosen) if turn.chosen else selection
+
+    def _look(self, frames: Sequence[Frame], max_pixels: int | None) -> Generator[Reply, None, list[Tensor]]:
+        """The image tokens of every frame, on the CPU; frames seen before are not encoded again."""
+        features: list[Tensor] = []
+        for start in range(0, len(frames), _SCORED_AT_ONCE):
+            some = frames[start : start + _SCORED_AT_ONCE]
+            features += self._seen.look(some, lambda new: self._features(new, max_pixels), max_pixels)
+            yield Reply("")
+        return features
+
+    @torch.no_grad()
+    def _scores(self, features: Sequence[Tensor], turn: Turn) -> Tensor:
+        """How much the question's words attend to each frame, on the CPU (Eq. 4 of LLaVA-Ultra)."""
         model = self.backbone.model
         words = self.backbone.encoder.words(self.request(turn)).to(model.device)
         text = model.get_input_embeddings()(words)
         features = [each.to(model.device) for each in features]
-        scores = attention_scores(features, text, model.model.language_model, _ATTENTION_LAYERS).cpu()
-        selection = choose(scores, wanted, "attention")
-        return overrule(selection, turn.chosen) if turn.chosen else selection
+        return attention_scores(features, text, model.model.language_model, _ATTENTION_LAYERS).cpu()
 
+    @torch.no_grad()
     def _features(self, frames: Sequence[Frame], max_pixels: int | None) -> Sequence[Tensor]:
         """The image tokens [T, D] of each frame, one pass of the vision tower for all."""
         encoder, tower = self.backbone.encoder, self.backbone.model.model.visual

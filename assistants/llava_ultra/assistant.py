@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from assistants.base import Reply, Settings, Turn, demo_weights
-from assistants.conversation import alternating, frames_in_view, showing_only
+from assistants.conversation import alternating, frames_in_view, last_of, showing_only
 from assistants.llava_ultra import prompts
 from assistants.llava_ultra.encoding import Encoder
 from assistants.llava_ultra.images import encode_frames
@@ -31,7 +31,7 @@ from models.backbone import choose_device, choose_dtype
 from models.checkpoint import CheckpointError, resolve
 from models.encoding import Tensors
 from models.errors import ContextOverflow, DeviceUnavailable, OutOfMemory
-from models.familiarity import Familiarity
+from models.familiarity import Familiarity, pooled
 from models.feature_cache import FeatureCache
 from models.frame_choice import Selection, choose, overrule
 from models.streaming import Piece, Writer, is_out_of_memory
@@ -157,7 +157,7 @@ class LlavaUltraAssistant:
             return [list(self.stream(turn, (), settings))[-1] for turn in turns]
         asked = pieces = None
         try:
-            asked = [_last(self._prepare((), turn, settings)) for turn in turns]
+            asked = [last_of(self._prepare((), turn, settings)) for turn in turns]
             pieces = self._writer.write(self._batch(asked), [each.budget for each in asked])
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -197,6 +197,10 @@ class LlavaUltraAssistant:
             features += self._seen.look(frames[start : start + ENCODED_AT_ONCE], self._encode)
             yield SelectionReply("")
         return features
+
+    def appearance(self, frames: Sequence[Frame]) -> Tensor:
+        """What `Familiarity` compares frames by: float32 [k, 2 D] of their image tokens."""
+        return pooled(torch.stack(list(self._encode(frames))))
 
     @torch.no_grad()
     def _encode(self, frames: Sequence[Frame]) -> Tensor:
@@ -239,8 +243,7 @@ class LlavaUltraAssistant:
         """Which of the frames that are read are unlike all the demo weights were trained on."""
         if self._familiarity is None or not kept:
             return ()
-        distances = self._familiarity.distance(pooled(torch.stack([features[frame] for frame in kept])))
-        far = (distances > self._familiarity.threshold).tolist()
+        far = self._familiarity.far(pooled(torch.stack([features[frame] for frame in kept])))
         return tuple(frame for frame, strange in zip(kept, far, strict=True) if strange)
 
     # --- the words ------------------------------------------------------------------------------------------
@@ -285,12 +288,6 @@ class LlavaUltraAssistant:
         )
 
 
-def pooled(features: Tensor) -> Tensor:
-    """Mean and spread over an image's tokens [k, T, D] -> float32 [k, 2 D], for `Familiarity`."""
-    tokens = features.float()
-    return torch.cat([tokens.mean(dim=1), tokens.std(dim=1)], dim=1)
-
-
 def _reply(
     piece: Piece, text: str, asked: _Asked, seconds_to_first_token: float | None = None
 ) -> SelectionReply:
@@ -317,15 +314,6 @@ def _until(text: str, stop: str | None, *, final: bool) -> tuple[str, bool]:
         held = next((size for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size])), 0)
         text = text[: len(text) - held]
     return text, False
-
-
-def _last(preparing: Generator[SelectionReply, None, _Asked]) -> _Asked:
-    """What a generator returns, its heartbeats ignored."""
-    while True:
-        try:
-            next(preparing)
-        except StopIteration as done:
-            return done.value
 
 
 def _demo_weights() -> str:

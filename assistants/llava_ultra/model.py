@@ -56,12 +56,27 @@ class LlavaUltraPreTrainedModel(PreTrainedModel):
             initialization.zeros_(module.channel_weight)
 
 
+class ClipTower(CLIPVisionModel):
+    """The library's, which can stop at the layer that is read."""
+
+    def tokens(self, pixel_values: Tensor, layer: int) -> Tensor:
+        """`hidden_states[layer]` of pixel_values [k, 3, S, S], class token first: [k, 1 + T, C].
+
+        The layers above it, of which nothing would be read, are not run: one of 24 of a CLIP L/14, one of
+        four of the demo's.
+        """
+        hidden = self.pre_layrnorm(self.embeddings(pixel_values))
+        for block in self.encoder.layers[: range(len(self.encoder.layers) + 1)[layer]]:
+            hidden = block(hidden, None)
+        return hidden
+
+
 class LlavaUltraModel(LlavaUltraPreTrainedModel):
     """Encoders, fusion, frame score and decoder, without the language-model head."""
 
     def __init__(self, config: LlavaUltraConfig):
         super().__init__(config)
-        self.vision_tower = CLIPVisionModel._from_config(config.vision_config)
+        self.vision_tower = ClipTower._from_config(config.vision_config)
         self.sam_tower = None if config.sam_config is None else SamVisionModel._from_config(config.sam_config)
         self.fusion = Fusion(config)
         self.frame_score = FeatureScore(config.text_config.hidden_size)
@@ -80,9 +95,8 @@ class LlavaUltraModel(LlavaUltraPreTrainedModel):
         All frames pass each encoder in one batch; SAM is not run where it cannot change the result (alpha =
         1, or off). Raises ValueError when its pixels are needed and missing.
         """
-        layer = self.config.vision_feature_layer
-        seen = self.vision_tower(pixel_values, output_hidden_states=layer)
-        clip = seen.hidden_states[layer][:, 1:]  # [k, T, C1], the class token left out
+        clip = self.vision_tower.tokens(pixel_values, self.config.vision_feature_layer)
+        clip = clip[:, 1:]  # [k, T, C1], the class token left out
         if not self.fusion.needs_sam:
             return self.fusion(clip)
         if sam_pixel_values is None:

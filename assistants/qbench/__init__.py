@@ -18,8 +18,9 @@ def open(
     quantize: str | None = None,
     strategy: str = "softmax",
 ) -> QBenchAssistant:
-    """The rater on `weights`: the demo set (None), a folder, a Hugging Face id, or a chat service as
-    "http://host/v1#model". `strategy` is softmax, raw or both; ValueError for any other."""
+    """The rater on `weights`: the demo set (None), a folder of whole weights or of an adapter, a Hugging Face
+    id, or a chat service as "http://host/v1#model". `strategy` is softmax, raw or both; ValueError for any
+    other."""
     from assistants.qbench.assistant import QBenchAssistant
 
     return QBenchAssistant.open(weights, device=device, dtype=dtype, quantize=quantize, strategy=strategy)

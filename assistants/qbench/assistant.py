@@ -19,13 +19,13 @@ from typing import Any
 
 from assistants.base import Reply, Settings, Turn
 from assistants.qbench import prompts, rating, sentences
+from assistants.qbench.adapter import fingerprint, open_weights
 from assistants.qbench.clustering import FILE, CutPoints, load
 from assistants.qbench.prompts import Probe
 from assistants.qbench.rating import Comparison, Rating
 from assistants.qbench.reading import Asked, LocalReader, Reader, Reading, RemoteReader
 from imaging.frame import Frame
-from models import checkpoint
-from models.any_model import Opened, open_any
+from models.any_model import Opened
 from models.endpoint import Endpoint, is_endpoint
 from models.errors import ModelError, OutOfMemory
 from models.familiarity import Familiarity
@@ -121,9 +121,10 @@ class QBenchAssistant:
         prompt: str = "basic",
         strategy: str = "softmax",
     ) -> QBenchAssistant:
-        """Open the demo weights (None), a folder, a Hugging Face id, or a chat service ("http://host/v1#model").
+        """Open the demo weights (None), a folder of whole weights or of an adapter, a Hugging Face id, or a
+        chat service ("http://host/v1#model").
 
-        Raises what `models.any_model.open_any` does, and ValueError for a badly written service.
+        Raises what `adapter.open_weights` does, and ValueError for a badly written service.
         """
         chosen = {"prompt": prompt, "strategy": strategy}
         if is_endpoint(weights):
@@ -132,21 +133,22 @@ class QBenchAssistant:
             place = {"device": "remote", "dtype": f"{service.address}#{service.model}"}
             return cls(RemoteReader(service), title, model=service.model, **place, **chosen)
         path, label = (weights, None) if weights else _demo()
-        opened = open_any(str(path), device=device, dtype=dtype, quantize=quantize)
+        opened, folders = open_weights(path, device=device, dtype=dtype, quantize=quantize)
+        own = folders[0]
         known = registry().weights.get(str(path).partition("@")[0])
-        demo = (opened.folder / DEMO_MARK).is_file()
+        demo = (own / DEMO_MARK).is_file()
         label = label or ("demo weights" if demo else known.title if known else Path(path).name)
         number_format = str(opened.model.dtype).removeprefix("torch.")
         return cls(
             _local(opened),
             " · ".join(part for part in ("Ultrasound-QBench", label, quantize) if part),
             demo=demo,
-            model=checkpoint.fingerprint(opened.folder),
+            model=fingerprint(folders),
             device=str(opened.model.device),
             dtype=" ".join(part for part in (number_format, quantize) if part),
-            folders=(opened.folder,),
-            cut_points=load(opened.folder / FILE),
-            familiarity=Familiarity.load(opened.folder) if opened.backbone else None,
+            folders=folders,
+            cut_points=load(own / FILE),
+            familiarity=Familiarity.load(own) if opened.backbone else None,
             **chosen,
         )
 

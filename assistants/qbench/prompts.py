@@ -132,10 +132,11 @@ def answer_message(text: str) -> dict:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 
-def full_answer(probe: Probe, level: str) -> str:
-    """The whole answer with `level` at the score's place: what training teaches."""
-    _check("level", level, LEVELS)
-    own, _ = level_words(probe.language)[level]
+def full_answer(probe: Probe, choice: str) -> str:
+    """The whole answer with `choice`, a level or an image's number, at the score's place: what training
+    teaches. ValueError for what is none of the probe's choices."""
+    _check("choice", choice, tuple(choices(probe)))
+    own, _ = choices(probe)[choice]
     return probe.answer + own[0]
 
 
