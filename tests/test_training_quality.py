@@ -220,6 +220,13 @@ def test_a_sample_has_one_clearly_best_image_of_one_view(stage):
     assert {2, 3, 4} <= set(sizes) and max(sizes) <= prompts.MOST_IMAGES and np.mean(np.equal(sizes, 2)) > 0.3
 
 
+def test_the_best_images_number_is_the_answer(stage):
+    worth = (3.0, 9.0, 6.0)
+    images = [replace(stage.images[0], worth=each) for each in worth]
+    _, _, (wanted,) = stage._comparison(images, range(3), [(1, 4, 4)] * 3, np.random.default_rng(0))
+    assert list(wanted) == ["2"]
+
+
 def test_a_batch_rates_every_image_once_and_compares_each_sample(stage):
     rng = np.random.default_rng(1)
     batch = stage.batch([0, 5, 9], rng)

@@ -61,8 +61,7 @@ def toy(folder: Path, **changes) -> Path:
     raw |= {"weights": str(folder / "shipped"), "precision": "no"} | SIZES | changes
     raw["simulate"] |= {"cases": 4, "rows": 1, "workers": 1, "quiet": True}
     raw["groups"] |= {"cases": 3, "rows": 3, "workers": 1, "quiet": True}
-    if "held_out" in raw:
-        raw["held_out"] |= {"cases": 3, "workers": 1, "quiet": True}
+    raw["held_out"] |= {"cases": 3, "workers": 1, "quiet": True}
     for stage in raw["stages"]:
         stage["schedule"] |= {"steps": 2, "batch_size": 2, "checkpoint_every": 1}
     path = folder / "demo_llava_ultra.yaml"
@@ -111,8 +110,6 @@ def test_the_finished_folder_opens_and_writes(demo, cases):
 
 
 def test_the_finished_folder_knows_its_training_images_from_others(demo, cases):
-    if not read_recipe(demo[0]).held_out:
-        pytest.skip("the recipe holds no images out")
     assistant = LlavaUltraAssistant.open(str(demo[1] / "weights"), device="cpu")
     familiarity = Familiarity.load(demo[1] / "weights")
     known = load_frames(cases[-1].images)

@@ -387,7 +387,7 @@ def _complaint_about_ultra(recipe: Recipe) -> str | None:
     for key in ("ultra", "groups"):
         if getattr(recipe, key) is not None and not any(ours):
             return f"{key}: only the kinds {', '.join(OF_LLAVA_ULTRA)} have a use for it"
-    for key in ("min_pixels", "max_pixels", "held_out", "mixture"):
+    for key in ("min_pixels", "max_pixels", "mixture"):
         if getattr(recipe, key) is not None and any(ours):
             return f"{key}: LLaVA-Ultra has no use for it"
     known = ULTRA_FIELDS - ULTRA_FILLED_IN if recipe.base is None else ULTRA_FIELDS | BESIDE_THE_BASE

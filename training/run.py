@@ -15,6 +15,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from assistants.echovlm import EchoVLMForConditionalGeneration
 from assistants.echovlm.assistant import DEMO_MARK
 from imaging.case import Case, read_cases
 from imaging.files import load_frames
+from imaging.frame import Frame
 from imaging.planes import Planes, PlanesError, load_planes
 from models.checkpoint import load_model, model_class_for, read_json, resolve
 from models.encoding import Encoder
@@ -62,6 +64,7 @@ from training.stages import (
     with_lora,
 )
 from training.tokenizer import train_tokenizer
+from training.ultra import appearance as ultra_appearance
 from training.ultra import fresh_ultra, open_ultra
 from training.vision import VisionWarmup
 
@@ -574,19 +577,21 @@ def _fit_familiarity(
     """Statistics of the training images' features, as the weights in `folder` see them."""
     shipped = model_class.from_pretrained(folder, dtype=torch.float32).eval()
     rng = np.random.default_rng(recipe.seed)
-    training = _features(shipped, encoder, cases, rng)
-    others = _features(shipped, encoder, held_out, rng)
+    look = partial(ultra_appearance if recipe.of_llava_ultra else _appearance, shipped, encoder)
+    training, others = (_features(look, some, rng) for some in (cases, held_out))
     Familiarity.fit(training, others, recipe.familiarity_quantile).save(folder)
 
 
 def _features(
-    model: nn.Module, encoder: Encoder, cases: Sequence[Case], rng: np.random.Generator
+    look: Callable[[Sequence[Frame]], torch.Tensor], cases: Sequence[Case], rng: np.random.Generator
 ) -> torch.Tensor:
     """Pooled vision features of up to FAMILIAR_IMAGES random images of the cases."""
     paths = sorted({path for case in cases for path in case.images})
     picked = [paths[i] for i in rng.permutation(len(paths))[:FAMILIAR_IMAGES]]
-    batches = []
-    for i in range(0, len(picked), 32):
-        images = encoder.encode_images(load_frames(picked[i : i + 32]))
-        batches.append(vision_features(model.model.visual, images["pixel_values"], images["image_grid_thw"]))
-    return torch.cat(batches)
+    return torch.cat([look(load_frames(picked[i : i + 32])) for i in range(0, len(picked), 32)])
+
+
+def _appearance(model: nn.Module, encoder: Encoder, frames: Sequence[Frame]) -> torch.Tensor:
+    """What `models.familiarity` compares frames by before a Qwen2-VL."""
+    images = encoder.encode_images(frames)
+    return vision_features(model.model.visual, images["pixel_values"], images["image_grid_thw"])
