@@ -17,6 +17,7 @@ from typing import Protocol
 from imaging.frame import Frame
 
 NAMES = ("echovlm", "llava_ultra", "qbench", "abvlm_q")
+DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
 _DEMO = Path(__file__).parents[1] / "weights" / "demo"
 
 
@@ -106,6 +107,21 @@ def demo_weights(name: str) -> Path | None:
     folder = _DEMO / name
     found = any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
     return folder if found else None
+
+
+def require_demo_weights(name: str) -> Path:
+    """`demo_weights`, or a `models.checkpoint.CheckpointError` that says how to make them."""
+    if folder := demo_weights(name):
+        return folder
+    from models.checkpoint import CheckpointError  # brings torch with it, which this contract does not need
+
+    command = f"python -m training training/recipes/demo_{name}.yaml --publish"
+    raise CheckpointError(
+        f"This copy has no demo weights in weights/demo/{name}. Make them: {command}; "
+        f"or name others: --weights {name}=PATH_OR_ID",
+        f"本副本的 weights/demo/{name} 中没有演示权重。可用以下命令生成：{command}；"
+        f"或用 --weights {name}=路径或编号 指定其他权重。",
+    )
 
 
 def open_assistant(

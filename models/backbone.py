@@ -114,6 +114,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def number_format(model: PreTrainedModel, quantize: str | None = None) -> str:
+    """How the weights' numbers are held: "bfloat16", or "bfloat16 4bit" when quantised."""
+    return " ".join(part for part in (str(model.dtype).removeprefix("torch."), quantize) if part)
+
+
 def _quantization(kind: str | None, device: torch.device, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     if kind is None:
         return None

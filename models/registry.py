@@ -1,4 +1,5 @@
-"""Which weights this suite knows and which class opens which architecture: weights/registry.yaml, as data.
+"""Which weights this suite knows, what a page calls them, and which class opens which architecture:
+weights/registry.yaml, as data.
 
 Knows nothing of files or downloads; `models.checkpoint` opens what stands here.
 """
@@ -48,3 +49,21 @@ def registry() -> Registry:
     content = yaml.safe_load(REGISTRY.read_text("utf-8"))
     weights = {name: KnownWeights(id=name, **entry) for name, entry in content["weights"].items()}
     return Registry(MappingProxyType(content["classes"]), MappingProxyType(weights))
+
+
+def title_of(
+    system: str,
+    weights: str | Path,
+    *,
+    demo: bool,
+    quantize: str | None = None,
+    label: str | None = None,
+) -> str:
+    """What a page's badge calls a system on these weights: "EchoVLM · EchoVLM v1 · 4bit".
+
+    In the middle stands `label` where one is given, "demo weights" for a demo, else the registry's title of
+    a known id (whatever its @revision) or the last part of the path or id.
+    """
+    known = registry().weights.get(str(weights).partition("@")[0])
+    label = label or ("demo weights" if demo else known.title if known else Path(weights).name)
+    return " · ".join(part for part in (system, label, quantize) if part)

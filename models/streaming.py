@@ -220,6 +220,16 @@ def _collect(mail: SimpleQueue) -> list:
         return letters
 
 
+def room_for_answer(prompt_tokens: int, wanted: int, *, limit: int, least: int) -> int | None:
+    """How many tokens may be written after a prompt, when a model reads at most `limit` with both together.
+
+    The number `wanted`, or what is left where that is less; None where fewer are left than `least`, the
+    shortest answer that is of use, and than `wanted`.
+    """
+    room = limit - prompt_tokens
+    return min(wanted, room) if room >= min(wanted, least) else None
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """torch has a class for a full GPU; a full CPU is a plain RuntimeError with the allocator's name."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -15,9 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_imaging_sector import fan, screen
 
-from assistants.abvlm_q import assistant as module
 from assistants.abvlm_q import prompts
-from assistants.abvlm_q.adapter import open_backbone
 from assistants.abvlm_q.answers import Names, answer_of, write
 from assistants.abvlm_q.assistant import AbVLMQAssistant
 from assistants.abvlm_q.encoding import Marks, cut_to_sector, learn
@@ -29,6 +27,7 @@ from eval.prediction import predict
 from imaging.case import Case, write_cases
 from imaging.frame import Frame
 from imaging.planes import PUBLISHED, PlanesError, load_planes
+from models.adapter import open_backbone
 from models.boxes import MARKS, RELATIVE, Canvas
 from models.checkpoint import CheckpointError
 from models.encoding import IGNORED, Encoder
@@ -422,7 +421,7 @@ def test_closing_frees_the_model(assistant):
 
 
 def test_without_demo_weights_it_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "DEMO_WEIGHTS", tmp_path / "absent")
+    monkeypatch.setattr("assistants.base._DEMO", tmp_path)
     with pytest.raises(ModelError, match="demo_abvlm_q.yaml") as refused:
         AbVLMQAssistant.open()
     assert "演示权重" in refused.value.message("zh")
@@ -430,7 +429,7 @@ def test_without_demo_weights_it_says_what_to_do(monkeypatch, tmp_path):
 
 def test_demo_weights_are_opened_where_they_are(monkeypatch, tmp_path):
     (save(tmp_path) / "demo.json").write_text("{}")
-    monkeypatch.setattr(module, "DEMO_WEIGHTS", tmp_path)
+    monkeypatch.setattr("assistants.base.demo_weights", lambda name: tmp_path)
     opened = AbVLMQAssistant.open(device="cpu")
     assert opened.demo and opened.title == "AbVLM-Q · demo weights"
 

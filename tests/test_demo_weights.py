@@ -6,14 +6,16 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from assistants.base import Turn, open_assistant
-from assistants.echovlm.assistant import DEMO_WEIGHTS
+from assistants.base import Turn, demo_weights, open_assistant
 from benchmarks.demo_echovlm import ask, judge
 from benchmarks.familiarity import distances, photographs, real, simulated
 from imaging.case import read_cases
 from imaging.files import load_frames
 from models.checkpoint import certify
 from models.familiarity import Familiarity
+
+DEMO_WEIGHTS = demo_weights("echovlm")
+DEMO = DEMO_WEIGHTS.parent
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +34,18 @@ def answers(folder):
     return ask(folder, ["report"], 28, 31).pairs
 
 
-def test_every_file_is_small_and_only_safetensors_hold_weights():
-    files = [path for path in DEMO_WEIGHTS.rglob("*") if path.is_file()]
+@pytest.mark.parametrize("folder", sorted(DEMO.iterdir()), ids=lambda folder: folder.name)
+def test_every_set_is_small_has_a_card_and_only_safetensors_hold_weights(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
     assert all(path.stat().st_size < 9_000_000 for path in files)
-    assert sum(path.stat().st_size for path in files) < 40_000_000
+    assert sum(path.stat().st_size for path in files) <= 16_000_000
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".md"}
-    assert (DEMO_WEIGHTS / "README.md").is_file()
+    card = (folder / "README.md").read_text("utf-8")
+    assert "not for clinical use" in card and "不得用于临床" in card
+
+
+def test_all_sets_together_stay_small():
+    assert sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) <= 60_000_000
 
 
 def test_the_certificate_is_clean():

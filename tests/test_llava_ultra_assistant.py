@@ -10,9 +10,9 @@ import torch
 import ultra
 from PIL import Image
 
-from assistants.base import Reply, Settings, Turn, open_assistant
+from assistants.base import DEMO_MARK, Reply, Settings, Turn, open_assistant
 from assistants.llava_ultra import LlavaUltraForConditionalGeneration
-from assistants.llava_ultra.assistant import DEMO_MARK, LlavaUltraAssistant, _until
+from assistants.llava_ultra.assistant import LlavaUltraAssistant, _until
 from assistants.selection import MOST_FRAMES, UnusableChoice
 from eval.prediction import predict
 from imaging.case import Case, write_cases
@@ -225,7 +225,7 @@ def test_out_of_memory_says_what_to_do(assistant, monkeypatch):
 
 
 def test_missing_demo_weights_say_how_to_make_them(monkeypatch):
-    monkeypatch.setattr("assistants.llava_ultra.assistant.demo_weights", lambda name: None)
+    monkeypatch.setattr("assistants.base.demo_weights", lambda name: None)
     with pytest.raises(CheckpointError, match="demo_llava_ultra.yaml --publish") as missing:
         open_assistant("llava_ultra", device="cpu")
     assert "demo_llava_ultra.yaml --publish" in missing.value.message("zh")

@@ -12,8 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from assistants.base import Turn, open_assistant
-from assistants.echovlm.assistant import DEMO_MARK
+from assistants.base import DEMO_MARK, Turn, open_assistant
 from imaging.files import load_frames
 from training import run as running
 from training import simulated

@@ -27,8 +27,8 @@ from transformers import GenerationConfig, PreTrainedModel, Qwen2VLConfig, Qwen2
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from assistants.abvlm_q.prompts import FORM_FILE
+from assistants.base import DEMO_MARK
 from assistants.echovlm import EchoVLMForConditionalGeneration
-from assistants.echovlm.assistant import DEMO_MARK
 from imaging.case import Case, read_cases
 from imaging.files import load_frames
 from imaging.frame import Frame

@@ -18,23 +18,21 @@ from pathlib import Path
 import torch
 
 from assistants.abvlm_q import prompts
-from assistants.abvlm_q.adapter import open_backbone
 from assistants.abvlm_q.answers import AnswerReader, Names
 from assistants.abvlm_q.encoding import Marks, canvas_of, cut_to_sector
 from assistants.abvlm_q.scoring import Assessment, Judged, Structure, assess
-from assistants.base import Reply, Settings, Turn
+from assistants.base import DEMO_MARK, Reply, Settings, Turn, require_demo_weights
 from imaging.frame import Frame
 from imaging.planes import Planes, load_planes
-from models.backbone import Backbone
+from models.adapter import open_backbone
+from models.backbone import Backbone, number_format
 from models.boxes import Canvas, convention_of
 from models.encoding import Tensors
 from models.errors import ContextOverflow, ModelError, OutOfMemory
 from models.familiarity import Familiarity
-from models.registry import registry
-from models.streaming import Piece, Writer, is_out_of_memory
+from models.registry import title_of
+from models.streaming import Piece, Writer, is_out_of_memory, room_for_answer
 
-DEMO_WEIGHTS = Path(__file__).parents[2] / "weights" / "demo" / "abvlm_q"
-DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
 # The paper does not resize images; here only the checkpoint's own budget holds.
 OWN_SETTINGS = Settings(max_new_tokens=1024, max_pixels=None)
 _ROOM_TO_ANSWER = 256  # tokens a prompt must leave free: three structures and as many deductions
@@ -106,8 +104,7 @@ class AbVLMQAssistant:
         self.demo = demo
         self.planes = planes or load_planes()
         self.device = str(backbone.model.device)
-        number_format = str(backbone.model.dtype).removeprefix("torch.")
-        self.dtype = " ".join(part for part in (number_format, quantize) if part)
+        self.dtype = number_format(backbone.model, quantize)
         self.folders = folders or (backbone.folder,)
         self._form = form
         self._familiarity = familiarity
@@ -127,30 +124,19 @@ class AbVLMQAssistant:
         planes: str | Path | None = None,
         merge: bool = True,
     ) -> AbVLMQAssistant:
-        """Open the demo weights (None), whole weights or an adapter on its base (`adapter.open_backbone`).
+        """Open the demo weights (None), whole weights or an adapter on its base (`models.adapter`).
 
-        `planes` is the file of a hospital's own protocol. Raises ModelError where there are no demo weights,
-        PlanesError or OSError for a protocol that cannot be used, and what `open_backbone` raises.
+        `planes` is the file of a hospital's own protocol. Raises CheckpointError where there are no demo
+        weights, PlanesError or OSError for a protocol that cannot be used, and what `open_backbone` raises.
         """
         protocol = load_planes(planes)
-        if weights is None and not DEMO_WEIGHTS.is_dir():
-            raise ModelError(
-                "This copy has no demo weights of AbVLM-Q (weights/demo/abvlm_q). Train them with `python -m "
-                "training training/recipes/demo_abvlm_q.yaml --publish`, or name weights with "
-                "--weights abvlm_q=FOLDER_OR_ID.",
-                "本副本中没有 AbVLM-Q 的演示权重（weights/demo/abvlm_q）。请运行 `python -m training "
-                "training/recipes/demo_abvlm_q.yaml --publish` 训练，"
-                "或用 --weights abvlm_q=文件夹或编号 指定权重。",
-            )
-        path = str(weights or DEMO_WEIGHTS)
+        path = str(weights or require_demo_weights(cls.name))
         backbone, folders = open_backbone(path, device=device, dtype=dtype, quantize=quantize, merge=merge)
         own = folders[0]
         demo = (own / DEMO_MARK).is_file()
-        known = registry().weights.get(path.partition("@")[0])
-        label = "demo weights" if demo else known.title if known else Path(path).name
         return cls(
             backbone,
-            " · ".join(part for part in ("AbVLM-Q", label, quantize) if part),
+            title_of("AbVLM-Q", path, demo=demo, quantize=quantize),
             demo=demo,
             planes=protocol,
             form=prompts.form_of(own),
@@ -266,15 +252,15 @@ class AbVLMQAssistant:
     def _budget(self, prompt_tokens: int, wanted: int) -> int:
         """How many tokens the answer may have; ContextOverflow when a useful one no longer fits."""
         limit = self.backbone.context_length
-        room = limit - prompt_tokens
-        if room < min(wanted, _ROOM_TO_ANSWER):
+        budget = room_for_answer(prompt_tokens, wanted, limit=limit, least=_ROOM_TO_ANSWER)
+        if budget is None:
             raise ContextOverflow(
                 f"The image and its request come to {prompt_tokens} tokens; this model reads at most "
                 f"{limit}, answer included. Send the image smaller, or lower max_pixels.",
                 f"图像与提问共 {prompt_tokens} 个 token，该模型最多处理 {limit} 个（含回答）。"
                 "请缩小图像，或降低 max_pixels 后重试。",
             )
-        return min(wanted, room)
+        return budget
 
     def _unfamiliar(self, inputs: Tensors) -> list[tuple[int, ...]]:
         """For each image of a batch (0,) where it is unlike all that the demo weights were trained on."""

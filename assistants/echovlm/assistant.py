@@ -16,28 +16,25 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from assistants.base import Reply, Settings, Turn
+from assistants.base import DEMO_MARK, Reply, Settings, Turn, require_demo_weights
 from assistants.conversation import frames_in_view, last_of, showing_only
 from assistants.echovlm import prompts
 from assistants.selection import SelectionReply, as_data, check
 from imaging.frame import Frame
-from models.backbone import Backbone
+from models.backbone import Backbone, number_format
 from models.encoding import Tensors
 from models.errors import ContextOverflow, OutOfMemory
 from models.familiarity import Familiarity
 from models.feature_cache import FeatureCache
 from models.frame_choice import Selection, attention_scores, choose, overrule
-from models.registry import registry
-from models.streaming import Writer, is_out_of_memory
+from models.registry import title_of
+from models.streaming import Writer, is_out_of_memory, room_for_answer
 
-DEMO_WEIGHTS = Path(__file__).parents[2] / "weights" / "demo" / "echovlm"
-DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
 _ROOM_TO_ANSWER = (
     128  # tokens a prompt must leave free; the shortest reports of the paper's appendix need as much
 )
@@ -83,8 +80,7 @@ class EchoVLMAssistant:
         self.title = title
         self.demo = demo
         self.device = str(backbone.model.device)
-        number_format = str(backbone.model.dtype).removeprefix("torch.")
-        self.dtype = " ".join(part for part in (number_format, quantize) if part)
+        self.dtype = number_format(backbone.model, quantize)
         self.folders = (backbone.folder,)
         self._familiarity = familiarity
         self._writer = Writer(backbone.model, backbone.encoder.decode)
@@ -100,12 +96,10 @@ class EchoVLMAssistant:
         quantize: str | None = None,
     ) -> EchoVLMAssistant:
         """Open the demo weights (None), a folder or a Hugging Face id; raises what `Backbone.open` does."""
-        path = str(weights or DEMO_WEIGHTS)
+        path = str(weights or require_demo_weights(cls.name))
         backbone = Backbone.open(path, device=device, dtype=dtype, quantize=quantize)
         demo = (backbone.folder / DEMO_MARK).is_file()
-        known = registry().weights.get(path.partition("@")[0])
-        label = "demo weights" if demo else known.title if known else Path(path).name
-        title = " · ".join(part for part in ("EchoVLM", label, quantize) if part)
+        title = title_of("EchoVLM", path, demo=demo, quantize=quantize)
         familiarity = Familiarity.load(backbone.folder)
         return cls(backbone, title, demo=demo, familiarity=familiarity, quantize=quantize)
 
@@ -241,15 +235,15 @@ class EchoVLMAssistant:
     def _budget(self, prompt_tokens: int, images: int, wanted: int) -> int:
         """How many tokens the answer may have; ContextOverflow when a useful one no longer fits."""
         limit = self.backbone.context_length
-        room = limit - prompt_tokens
-        if room < min(wanted, _ROOM_TO_ANSWER):
+        budget = room_for_answer(prompt_tokens, wanted, limit=limit, least=_ROOM_TO_ANSWER)
+        if budget is None:
             raise ContextOverflow(
                 f"The conversation and its {images} images come to {prompt_tokens} tokens; this model reads "
                 f"at most {limit}, answer included. Start a new conversation or ask with fewer images.",
                 f"当前对话及其 {images} 张图像共 {prompt_tokens} 个 token，"
                 f"该模型最多处理 {limit} 个（含回答）。请新建对话，或减少图像数量后重试。",
             )
-        return min(wanted, room)
+        return budget
 
     def _unfamiliar(self, inputs: Tensors) -> tuple[int, ...]:
         """Which images are unlike all the demo weights were trained on; none for published weights."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from assistants.base import Reply, Settings, Turn, demo_weights
+from assistants.base import DEMO_MARK, Reply, Settings, Turn, require_demo_weights
 from assistants.conversation import alternating, frames_in_view, last_of, showing_only
 from assistants.llava_ultra import prompts
 from assistants.llava_ultra.encoding import Encoder
@@ -27,16 +27,16 @@ from assistants.llava_ultra.model import LlavaUltraForConditionalGeneration
 from assistants.llava_ultra.published import open_published
 from assistants.selection import SelectionReply, as_data, check
 from imaging.frame import Frame
-from models.backbone import choose_device, choose_dtype
+from models.backbone import choose_device, choose_dtype, number_format
 from models.checkpoint import CheckpointError, resolve
 from models.encoding import Tensors
 from models.errors import ContextOverflow, DeviceUnavailable, OutOfMemory
 from models.familiarity import Familiarity, pooled
 from models.feature_cache import FeatureCache
 from models.frame_choice import Selection, choose, overrule
-from models.streaming import Piece, Writer, is_out_of_memory
+from models.registry import title_of
+from models.streaming import Piece, Writer, is_out_of_memory, room_for_answer
 
-DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
 ENCODED_AT_ONCE = 8  # frames; SAM's global attention holds 4096 x 4096 numbers a head and frame
 _ROOM_TO_ANSWER = 128  # tokens a prompt must leave free; chosen, as EchoVLM's
 _SCORE = "model.frame_score."  # the one part that an opened LLaVA-Med may lack: attention then chooses
@@ -73,7 +73,7 @@ class LlavaUltraAssistant:
         self.title = title
         self.demo = demo
         self.device = str(model.device)
-        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.dtype = number_format(model)
         self.folders = (folder,)
         self._familiarity = familiarity
         self._writer = Writer(model, encoder.decode)
@@ -99,7 +99,7 @@ class LlavaUltraAssistant:
                 "LLaVA-Ultra is not offered in 8 or 4 bits. Use --quantize none.",
                 "LLaVA-Ultra 暂不支持 8 位或 4 位量化。请使用 --quantize none。",
             )
-        path = weights or _demo_weights()
+        path = str(weights or require_demo_weights(cls.name))
         place = choose_device(device)
         opened = open_published(path, fresh=True, dtype=choose_dtype(dtype, place), device=place)
         untrained = [name for name in opened.fresh if not name.startswith(_SCORE)]
@@ -111,7 +111,7 @@ class LlavaUltraAssistant:
             )
         folder = resolve(path)
         demo = (folder / DEMO_MARK).is_file()
-        title = f"LLaVA-Ultra · {'demo weights' if demo else Path(path).name}"
+        title = title_of("LLaVA-Ultra", path, demo=demo)
         encoder = Encoder.open(folder, opened.model.config)
         return cls(opened.model, encoder, folder, title, demo=demo, familiarity=Familiarity.load(folder))
 
@@ -228,8 +228,8 @@ class LlavaUltraAssistant:
     def _budget(self, prompt_tokens: int, images: int, wanted: int) -> int:
         """How many tokens the answer may have; ContextOverflow when a useful one no longer fits."""
         limit = self.model.config.text_config.max_position_embeddings
-        room = limit - prompt_tokens
-        if room < min(wanted, _ROOM_TO_ANSWER):
+        budget = room_for_answer(prompt_tokens, wanted, limit=limit, least=_ROOM_TO_ANSWER)
+        if budget is None:
             raise ContextOverflow(
                 f"The conversation and the {images} frames that are kept come to {prompt_tokens} tokens; "
                 f"this model reads at most {limit}, answer included. Shorten the text, keep fewer frames or "
@@ -237,7 +237,7 @@ class LlavaUltraAssistant:
                 f"当前对话及保留的 {images} 帧图像共 {prompt_tokens} 个 token，"
                 f"该模型最多处理 {limit} 个（含回答）。请缩短文本、减少保留的图像，或新建对话。",
             )
-        return min(wanted, room)
+        return budget
 
     def _unfamiliar(self, features: Sequence[Tensor], kept: Sequence[int]) -> tuple[int, ...]:
         """Which of the frames that are read are unlike all the demo weights were trained on."""
@@ -314,16 +314,3 @@ def _until(text: str, stop: str | None, *, final: bool) -> tuple[str, bool]:
         held = next((size for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size])), 0)
         text = text[: len(text) - held]
     return text, False
-
-
-def _demo_weights() -> str:
-    folder = demo_weights(LlavaUltraAssistant.name)
-    if folder is None:
-        command = "python -m training training/recipes/demo_llava_ultra.yaml --publish"
-        raise CheckpointError(
-            f"This copy has no demo weights for LLaVA-Ultra. Make them: {command}; or name others: "
-            "--weights llava_ultra=PATH_OR_ID",
-            f"本仓库中没有 LLaVA-Ultra 的演示权重。可用以下命令生成：{command}；"
-            "或用 --weights llava_ultra=路径或编号 指定其他权重。",
-        )
-    return str(folder)

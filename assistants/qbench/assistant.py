@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from assistants.base import Reply, Settings, Turn
+from assistants.base import DEMO_MARK, Reply, Settings, Turn, demo_weights, require_demo_weights
 from assistants.qbench import prompts, rating, sentences
 from assistants.qbench.adapter import fingerprint, open_weights
 from assistants.qbench.clustering import FILE, CutPoints, load
@@ -26,15 +26,14 @@ from assistants.qbench.rating import Comparison, Rating
 from assistants.qbench.reading import Asked, LocalReader, Reader, Reading, RemoteReader
 from imaging.frame import Frame
 from models.any_model import Opened
+from models.backbone import number_format
 from models.endpoint import Endpoint, is_endpoint
 from models.errors import ModelError, OutOfMemory
 from models.familiarity import Familiarity
 from models.likelihood import ROWS, Likelihood
-from models.registry import registry
+from models.registry import title_of
 from models.streaming import is_out_of_memory
 
-DEMO_WEIGHTS = Path(__file__).parents[2] / "weights" / "demo"
-DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
 TASKS = ("quality", "compare")
 STRATEGIES = ("softmax", "raw", "both")
 SINGLE = prompts.PROMPTS[:4]  # those about one image
@@ -135,17 +134,14 @@ class QBenchAssistant:
         path, label = (weights, None) if weights else _demo()
         opened, folders = open_weights(path, device=device, dtype=dtype, quantize=quantize)
         own = folders[0]
-        known = registry().weights.get(str(path).partition("@")[0])
         demo = (own / DEMO_MARK).is_file()
-        label = label or ("demo weights" if demo else known.title if known else Path(path).name)
-        number_format = str(opened.model.dtype).removeprefix("torch.")
         return cls(
             _local(opened),
-            " · ".join(part for part in ("Ultrasound-QBench", label, quantize) if part),
+            title_of("Ultrasound-QBench", path, demo=demo, quantize=quantize, label=label),
             demo=demo,
             model=fingerprint(folders),
             device=str(opened.model.device),
-            dtype=" ".join(part for part in (number_format, quantize) if part),
+            dtype=number_format(opened.model, quantize),
             folders=folders,
             cut_points=load(own / FILE),
             familiarity=Familiarity.load(own) if opened.backbone else None,
@@ -382,12 +378,13 @@ def _check(turn: Turn) -> None:
         )
 
 
-def _demo() -> tuple[Path, str]:
-    """The rater's own demo weights once there are some, until then EchoVLM's, which never learned to rate."""
-    own = DEMO_WEIGHTS / "qbench"
-    if own.is_dir():
-        return own, "demo weights"
-    return DEMO_WEIGHTS / "echovlm", "EchoVLM demo weights, not trained to rate"
+def _demo() -> tuple[Path, str | None]:
+    """The rater's own demo weights once there are some, until then EchoVLM's, which never learned to rate;
+    with what the title must say of them."""
+    stand_in = demo_weights("echovlm")
+    if stand_in is None or demo_weights(QBenchAssistant.name):
+        return require_demo_weights(QBenchAssistant.name), None
+    return stand_in, "EchoVLM demo weights, not trained to rate"
 
 
 def _local(opened: Opened) -> LocalReader:
