@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from models.encoding import Encoder
-from models.streaming import Line, Writer
+from models.streaming import Line, Writer, room_for_answer
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +217,19 @@ def test_the_line_serves_in_order_of_arrival():
     line.leave(second)  # from the middle
     line.leave(first)
     assert line.wait(third, 0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted", "room"),
+    [
+        (100, 50, 50),  # there is room for all of it
+        (170, 50, 30),  # what is left is of use
+        (180, 50, 20),
+        (181, 50, None),  # less is left than the least
+        (190, 10, 10),  # no more was wanted
+        (191, 10, None),
+        (300, 10, None),
+    ],
+)
+def test_an_answer_gets_what_is_left_or_nothing(prompt, wanted, room):
+    assert room_for_answer(prompt, wanted, limit=200, least=20) == room
