@@ -31,17 +31,21 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return _write(_order(args), args)
-    except (OrderError, OSError) as error:  # a maker may refuse what it was asked for, too
-        print(f"{args.out}: {error.strerror}" if isinstance(error, OSError) else error, file=sys.stderr)
-        return 2
+    except OrderError as error:
+        print(error, file=sys.stderr)
+    except OSError as error:
+        why = error.strerror or error
+        print(f"{args.out} cannot be written ({why}): choose another OUT", file=sys.stderr)
+    return 2
 
 
 def _write(order: Order, args: argparse.Namespace) -> int:
     cases: list[Case] = []
     sheet: list[Case] = []
+    examinations = write_examinations(order, args.cases, args.out, args.workers)  # refuses before a bar shows
     progress = tqdm(total=args.cases, unit="case", disable=args.quiet)
     try:
-        for made in write_examinations(order, args.cases, args.out, args.workers):
+        for made in examinations:
             progress.update()
             cases += made if args.datasets else []
             if sum(len(case.images) for case in sheet) < SHEET_COLUMNS * SHEET_ROWS:
@@ -60,9 +64,9 @@ def _write(order: Order, args: argparse.Namespace) -> int:
 def _order(args: argparse.Namespace) -> Order:
     """The order that the arguments describe; raises OrderError.
 
-    `--task report OUT`: the last word after --task is OUT when none stood elsewhere.
+    `--task report OUT`: the last word after --task is OUT when none stood elsewhere and it is no task.
     """
-    if args.out is None and len(args.task) > 1:
+    if args.out is None and len(args.task) > 1 and args.task[-1] not in TASKS:
         args.out = Path(args.task.pop())
     if args.out is None:
         raise OrderError("no folder OUT is named to write cases.jsonl and images/ into")
@@ -113,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--language", choices=("zh", "en", "both"), default="both", help="of the texts (default both)")
     add("--rows", type=int, default=1, help="rows an examination gets for each task (default 1)")
     add("--labels", action="store_true", help="also write the label map of every image")
-    add("--frames", type=int, help="frames of a cine (default 16); for --task cine only")
+    add("--frames", type=int, help="frames of a cine (default 16; PNG at most 64, DICOM 256)")
     add("--calipers", choices=CALIPERS, default="none", help="on images with a measurement (default none)")
     add("--caliper-values", action="store_true", help="write the calipers' millimetres into a corner")
     add("--format", choices=FORMATS, default="png", help="of the images (default png); a cine is one DICOM")

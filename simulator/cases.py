@@ -27,6 +27,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from imaging.case import KEYS, LISTS, Case, write_cases
+from imaging.limits import MAX_FILES
 from simulator.dicom import BANNER, burned_in, invented_patient, write_dicom
 from simulator.draw import Picture
 from simulator.examination import ORGANS
@@ -48,6 +49,8 @@ WITH_CALIPERS = (
     "simulator.examinations",
     "simulator.cine",
 )  # makers of images in which something is measured
+# Of a cine: as PNG each frame is a file, and no more files are opened together; 256 are ten seconds, chosen.
+MOST_FRAMES = {"png": MAX_FILES, "dicom": 256}
 ORDER_FILE = "simulator.json"
 CHUNK = 4  # examinations a worker takes at once: small, so that both finish together
 
@@ -62,8 +65,9 @@ class Order:
 
     `language` is "zh", "en" or "both" (each row draws one); `rows` is the number of rows an examination gets
     for each task, in other words each time; `labels` also writes the label map of every image; `frames` is
-    the length of a cine; `calipers` one of CALIPERS, `caliper_values` writes their millimetres into a corner;
-    `patient_names` invents a patient for the DICOM header and burns the name into every image.
+    the length of a cine, 2 to MOST_FRAMES; `calipers` one of CALIPERS, `caliper_values` writes their
+    millimetres into a corner; `patient_names` invents a patient for the DICOM header and burns
+    the name into every image.
     """
 
     seed: int
@@ -80,6 +84,10 @@ class Order:
 
     def __post_init__(self):
         makers = {MAKERS[task] for task in self.tasks}
+        if len(set(self.tasks)) != len(self.tasks):
+            raise OrderError(
+                f"the tasks {', '.join(self.tasks)} name one twice: order it once, with more rows"
+            )
         if len(makers) != 1:
             raise OrderError(f"the tasks {', '.join(self.tasks)} have different images: order them apart")
         if self.calipers != "none" and not makers <= set(WITH_CALIPERS):
@@ -88,8 +96,11 @@ class Order:
             )
         if self.caliper_values and self.calipers == "none":
             raise OrderError("caliper values need calipers: choose calipers some or all")
-        if self.frames < 2:
-            raise OrderError(f"a cine needs 2 frames or more, not {self.frames}")
+        if not 2 <= self.frames <= MOST_FRAMES[self.format]:
+            raise OrderError(
+                f"a cine has 2 to {MOST_FRAMES[self.format]} frames in the format {self.format}, "
+                f"not {self.frames}: choose --frames in between"
+            )
 
 
 @dataclass(frozen=True)
@@ -137,10 +148,10 @@ def languages(order: Order, rng: np.random.Generator) -> str:
 
 def write_examinations(order: Order, count: int, out: Path, workers: int = 1) -> Iterator[list[Case]]:
     """Write `count` examinations under `out`, yielding the cases of each as it is done; `simulator.json`
-    comes first, `cases.jsonl` last, whole or not at all.
+    comes first, at once, `cases.jsonl` last, whole or not at all.
 
-    Raises OrderError for an organ that the task has not, and where `out` holds anything but leftovers of this
-    very order.
+    Raises, before it returns, OrderError for an organ that the task has not, and where `out` holds anything
+    but leftovers of this very order; OSError where nothing can be written there.
     """
     write = partial(_write_one, maker(order.tasks[0]), order, out)
     if order.organ is not None and order.organ not in (known := organs(order.tasks[0])):
@@ -150,6 +161,10 @@ def write_examinations(order: Order, count: int, out: Path, workers: int = 1) ->
     (out / "images").mkdir(parents=True, exist_ok=True)
     if order.labels:
         (out / "labels").mkdir(exist_ok=True)
+    return _written(write, count, out, workers)
+
+
+def _written(write: Callable[[int], list[Case]], count: int, out: Path, workers: int) -> Iterator[list[Case]]:
     rows: list[Case] = []
     if workers <= 1:
         with threadpool_limits(1):

@@ -88,6 +88,9 @@ def test_language_and_organ_can_be_chosen(tmp_path, language):
         ["--cases", "3", "--task", "poem"],
         ["--cases", "3", "--task", "report", "cine"],
         ["--cases", "3", "--task", "cine", "--frames", "1"],
+        ["--cases", "3", "--task", "cine", "--frames", "65"],
+        ["--cases", "3", "--task", "cine", "--frames", "257", "--format", "dicom"],
+        ["--cases", "3", "--task", "report", "vqa", "report"],
         ["--cases", "3", "--task", "quality", "--calipers", "all"],
         ["--cases", "3", "--caliper-values"],
         ["--cases", "3", "--datasets", "--format", "dicom"],
@@ -142,6 +145,37 @@ def test_examinations_are_plausible():
         assert (lesion.posterior == "enhancement") or lesion.kind != "anechoic"
         doppler = any(view.doppler and view.shows_lesion for view in exam.views)
         assert (lesion.vascularity is not None) == doppler
+
+
+def test_the_longest_cine_in_png_has_its_contact_sheet(tmp_path):
+    """Each frame is a file, and `load_frames` opens no more of them together."""
+    assert main(["--cases", "1", "--task", "cine", "--frames", "64", "--quiet", str(tmp_path)]) == 0
+    assert (tmp_path / "contact_sheet.png").is_file()
+    assert Order(0, ("cine",), frames=256, format="dicom").frames == 256
+
+
+def test_a_task_is_not_taken_for_the_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--cases", "1", "--quiet", "--task", "report", "report"]) == 2
+    assert "no folder OUT" in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "out", "said"),
+    [
+        (["--organ", "spleen"], "new", "has no organ 'spleen'"),
+        ([], "finished", "holds finished cases already: choose another OUT"),
+        ([], "file/below", "cannot be written (Not a directory): choose another OUT"),
+    ],
+)
+def test_no_progress_bar_before_a_refusal(tmp_path, capsys, flags, out, said):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "finished").mkdir()
+    (tmp_path / "finished" / "cases.jsonl").write_text("")
+    assert main(["--cases", "1", *flags, str(tmp_path / out)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert "\r" not in error and "0%" not in error
 
 
 def test_cases_that_are_there_are_not_written_over(tmp_path, capsys):

@@ -327,6 +327,30 @@ def test_a_batch_without_a_verdict_is_asked_for(reviewed, capsys, verdict):
     assert not (reviewed / "kept.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (lambda lines: [], "review.jsonl is empty"),
+        (lambda lines: lines[:-1], "where `review` wrote 1 to 20"),
+        (lambda lines: lines[:3] + lines[4:], "where `review` wrote 1 to 20"),
+        (lambda lines: lines[:-1] + lines[:1], "where `review` wrote 1 to 20"),
+        (lambda lines: [lines[0] | {"template": "t7"}, *lines[1:]], "of the template 't7' is not in the"),
+        (lambda lines: [lines[0] | {"ids": ["elsewhere"]}, *lines[1:]], "line 1: elsewhere of the template"),
+        (lambda lines: [lines[0] | {"ids": []}, *lines[1:]], "line 1: ids is missing"),
+        (lambda lines: [{k: v for k, v in line.items() if k != "of"} for line in lines], "of is missing"),
+    ],
+)
+def test_an_empty_a_cut_and_a_foreign_review_accept_nothing(reviewed, capsys, change, complaint):
+    verdicts(reviewed, lambda line: "accepted")
+    path = reviewed / "r/review.jsonl"
+    lines = change([json.loads(line) for line in path.read_text().splitlines()])
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert apply(reviewed) == 2
+    said = capsys.readouterr().err
+    assert complaint in said and said.count("\n") == 1
+    assert not (reviewed / "kept.jsonl").exists()
+
+
 def test_verdicts_are_not_written_over(reviewed, capsys):
     assert main(["review", str(reviewed / "all.jsonl"), str(reviewed / "r")]) == 2
     assert "may hold verdicts" in capsys.readouterr().err
@@ -380,9 +404,9 @@ def test_a_template_with_one_answer_only_is_pointed_out(tmp_path, capsys):
         (["generate", "{}/cases.jsonl", "{}/cases.jsonl"], "is there already"),
         (["generate", "{}/cases.jsonl", "{}/no/out.jsonl"], "is not a folder"),
         (["generate", "{}/cases.jsonl", "{}/out.jsonl", "--per-case", "0"], "--per-case must be 1 or more"),
-        (["generate", "{}/vqa.jsonl", "{}/out.jsonl"], "holds no report"),
+        (["generate", "{}/vqa.jsonl", "{}/out.jsonl"], "the task report or diagnosis"),
         (["review", "{}/empty.jsonl", "{}/r"], "nothing to review"),
-        (["review", "{}/cases.jsonl", "{}/r", "--share", "2"], "share 2.0 must be"),
+        (["review", "{}/cases.jsonl", "{}/r", "--share", "2"], "share 2.0 must be above 0 and at most 1\n"),
     ],
 )
 def test_bad_input_is_one_sentence(source, capsys, arguments, complaint):

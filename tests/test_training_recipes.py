@@ -250,6 +250,7 @@ def stage(**changes) -> dict:
 
 
 LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "targets": "x"}
+INSTRUCT = stage(name="y", kind="instruct", lora=LORA)["stages"][0]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,14 @@ LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "targets": "x"}
     [
         ({"simulate": {"cases": 3}}, "simulate, cases: give one of the two"),
         ({"cases": None}, "simulate, cases: give one of the two"),
-        ({"cases": 7}, "cases: 7 is not a text or a list"),
+        ({"cases": 7}, "cases: 7 is not a text or a list of texts"),
+        ({"cases": [3]}, r"cases: \[3\] is not a text or a list of texts"),
+        ({"cases": []}, r"cases: \[\] is not a file or several"),
+        ({"cases": ["a", ""]}, r"cases: \['a', ''\] is not a file or several"),
+        ({"base": ""}, "base: '' is not a folder or a Hugging Face id"),
+        ({"mixture": {"moe_intermediate_size": -8}}, "mixture.moe_intermediate_size: -8 is not above zero"),
+        ({"mixture": {"router_aux_loss_coef": -1}}, "mixture.router_aux_loss_coef: -1 is not zero or more"),
+        ({"stages": [INSTRUCT, stage()["stages"][0]]}, "stages: .* put moe before it"),
         ({"base": None}, "base, or all of vocabulary, vision and text"),
         ({"vocabulary": 300}, "base: it brings its own vocabulary"),
         ({"mixture": {"experts": 4}}, "mixture.experts: unknown key; known are .*num_experts"),
@@ -294,7 +302,7 @@ LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "targets": "x"}
         (stage(schedule={"steps": None}), r"stages\[0\].schedule: steps, epochs: give one of the two"),
         (stage(schedule={"batch_size": 1.5}), r"batch_size: 1.5 is not a whole number"),
         (stage(schedule={"batch_size": True}), r"batch_size: True is not a whole number"),
-        (stage(schedule={"betas": [0.9]}), r"schedule.betas: \[0.9\] is not a list of 2"),
+        (stage(schedule={"betas": [0.9]}), r"schedule.betas: \[0.9\] is not a list of 2 numbers"),
         (stage(schedule={"warmup_ratio": 1}), r"warmup_ratio: 1 is not from 0 to below 1"),
         ({"stages": [{"name": "x", "kind": "moe", "schedule": [1]}]}, r"stages\[0\].schedule: expected keys"),
         (stage(lora=LORA), r"stages\[0\].lora: the kind moe has none"),
@@ -335,6 +343,55 @@ def test_a_wrong_start_is_one_sentence(material, tmp_path, capsys, name, words, 
     error = said.splitlines()[-1]
     assert "Traceback" not in said
     assert re.search(message, error), error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "the recipe cannot be read: No such file or directory"),
+        (b"", "the recipe is empty"),
+        (b"# nothing but this\n", "the recipe is empty"),
+        ("name: 超声".encode("gb18030"), "the recipe is not UTF-8 text: invalid start byte"),
+        (b"name: [a\nseed: 1\n", "the recipe is not YAML: .* line 2"),
+        (b"- a\n", "expected keys and values, found list"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_sentence(tmp_path, capsys, content, message):
+    path = tmp_path / "recipe.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    assert main([str(path), "--output", str(tmp_path / "out")]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"{re.escape(str(path))}: {message}", error), error
+
+
+@pytest.mark.parametrize("base", ["not/a/folder", "dense"])
+def test_a_wrong_base_is_named_before_anything_is_drawn(material, tmp_path, capsys, base):
+    """The second stage alone, on weights without experts, and on none at all."""
+    raw = yaml.safe_load((RECIPES / "demo_echovlm.yaml").read_text("utf-8"))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(raw | {"stages": raw["stages"][1:]}))
+    place = str(material / base) if base == "dense" else base
+    assert main([str(recipe), "--base", place, "--output", str(tmp_path / "out")]) == 2
+    said = "has no mixture of experts" if base == "dense" else "is neither a folder nor"
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_missing_image_is_named_before_the_start_and_a_broken_one_is_a_sentence(material, tmp_path, capsys):
+    recipe = shortened(tmp_path, "echovlm_stage1.yaml")
+    here, there = tmp_path / "here.png", tmp_path / "gone.png"
+    words = [str(recipe), "--base", str(material / "dense"), "--cases", str(tmp_path / "cases.jsonl")]
+    words += ["--output", str(tmp_path / "out")]
+    here.write_text("no picture")
+    asked = {"task": "report", "answer": "左叶回声均匀。", "language": "zh"}
+    write_cases(tmp_path / "cases.jsonl", [Case("case-7", (here, there), **asked)])
+    assert main(words) == 2
+    assert f"case case-7: there is no image {there}\n" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    there.write_text("no picture either")
+    assert main(words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert ".png" in error and "Traceback" not in error
 
 
 def test_a_mixture_that_the_base_has_not_got_is_named(echovlm, material, tmp_path, capsys):

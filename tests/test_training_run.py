@@ -145,6 +145,7 @@ def test_a_stage_that_has_not_begun_may_change(small, tmp_path):
 def test_a_key_that_came_later_counts_as_its_default(small, tmp_path):
     _, recipe = small
     begin(recipe, tmp_path)
+    (tmp_path / "seen").mkdir()
     path = tmp_path / "recipe.json"
     older = json.loads(path.read_text("utf-8"))
     assert older.pop("keep_features") is True and older.pop("gradient_checkpointing") is False
@@ -152,6 +153,56 @@ def test_a_key_that_came_later_counts_as_its_default(small, tmp_path):
     with pytest.raises(OtherRecipe, match="keep_features was False, is True") as refused:
         begin(recipe, tmp_path)
     assert "gradient_checkpointing" not in str(refused.value)
+
+
+def test_a_recipe_may_change_while_nothing_is_made_of_the_cases(small, tmp_path):
+    _, recipe = small
+    begin(recipe, tmp_path)
+    other = replace(recipe, vocabulary=700)
+    begin(other, tmp_path)
+    (tmp_path / "cases").mkdir()  # `training.simulated` knows whose
+    begin(recipe, tmp_path)
+    (tmp_path / "seen").mkdir()
+    with pytest.raises(OtherRecipe, match="vocabulary was 600, is 700"):
+        begin(other, tmp_path)
+
+
+def test_a_refused_start_leaves_the_output_folder_as_good_as_empty(small, tmp_path, monkeypatch, capsys):
+    folder, recipe = small
+    started = []
+    monkeypatch.setattr("training.__main__.run", lambda *_, **__: started.append(1))
+    begin(recipe, tmp_path)
+    words = [str(folder / "demo_qwen2_vl.yaml"), "--output", str(tmp_path)]
+    assert main(words) == 0 and started
+    (tmp_path / "vision").mkdir()
+    assert main(words) == 2 and "is not empty" in capsys.readouterr().err
+
+
+def test_given_cases_stay_as_they_were_once_a_stage_has_begun(small, tmp_path):
+    file, output = tmp_path / "cases.jsonl", tmp_path / "output"
+    recipe = replace(small[1], simulate=None, cases=[str(file)])
+    output.mkdir()
+    file.write_text("1\n")
+    begin(recipe, output)
+    file.write_text("1\n2\n")
+    begin(recipe, output)
+    (output / "vision").mkdir()
+    begin(recipe, output)
+    file.write_text("1\n3\n")
+    with pytest.raises(OtherRecipe, match="cases.jsonl held 2 of them, and holds 2 now, not the same"):
+        begin(recipe, output)
+
+
+def test_an_output_from_before_given_cases_were_marked_goes_on(small, tmp_path):
+    file, output = tmp_path / "cases.jsonl", tmp_path / "output"
+    file.write_text("1\n")
+    recipe = replace(small[1], simulate=None, cases=[str(file)])
+    (output / "vision").mkdir(parents=True)
+    begin(recipe, output)
+    older = json.loads((output / "recipe.json").read_text("utf-8"))
+    del older["cases_mark"]
+    (output / "recipe.json").write_text(json.dumps(older))
+    begin(recipe, output)
 
 
 def test_what_is_said_counts_the_parts_that_learn_and_all_there_are(weights, said):
@@ -319,6 +370,11 @@ def test_recipes_on_the_shipped_weights_need_not_look_at_the_images_again(small,
     assert seen.stem == f"seen-{mark(dense.model.visual)}"
 
 
+def sized(key: str, **changes) -> dict:
+    """A change of the demo recipe's own sizes."""
+    return {key: yaml.safe_load(RECIPE.read_text("utf-8"))[key] | changes}
+
+
 STAGE = {"name": "x", "kind": "captions", "schedule": {"steps": 1, "batch_size": 1, "learning_rate": 0.1}}
 
 
@@ -338,8 +394,27 @@ STAGE = {"name": "x", "kind": "captions", "schedule": {"steps": 1, "batch_size":
             "text.layers: unknown key; .*num_hidden_layers.*rope_para",
         ),
         ({"text": {"hidden_size": 64, "vocab_size": 6}}, "text.vocab_size: unknown key"),
-        ({"text": {"hidden_size": 64, "rope_parameters": 6}}, "text: .*rope_parameters"),
-        ({"text": {}}, "text.hidden_size: not given"),
+        (
+            {"text": {"hidden_size": 64, "rope_parameters": 6}},
+            "text.rope_parameters: 6 is not keys and values",
+        ),
+        ({"text": {"num_attention_heads": 1, "num_key_value_heads": 1}}, "text.hidden_size: not given"),
+        (
+            sized("text", num_attention_heads=3, num_key_value_heads=3),
+            "text.num_attention_heads: hidden_size",
+        ),
+        (sized("text", num_key_value_heads=3), "text.num_key_value_heads: num_attention_heads, 4, cannot"),
+        (sized("text", hidden_size=0), "text.hidden_size: 0 is not above zero"),
+        (
+            sized("text", rope_parameters={"mrope_section": [1, 2, 3]}),
+            r"section: \[1, 2, 3\] does not add up to 32",
+        ),
+        (sized("text", rope_parameters={"mrope_section": [16, 16]}), r"\[16, 16\] is not a list of 3 whole"),
+        (sized("vision", num_heads=5), "vision.num_heads: embed_dim, 192, cannot be shared evenly among 5"),
+        (sized("vision", num_heads=96), "vision.num_heads: .* a multiple of 4 to each"),
+        (sized("vision", depth=0), "vision.depth: 0 is not above zero"),
+        ({"vocabulary": 267}, "vocabulary: 267 is less than 268"),
+        ({"tokenizer_cases": [3]}, r"tokenizer_cases: \[3\] is not a list of keys and values"),
         ({"simulate": {"cases": 3}}, "simulate.labels: the kind vision_warmup needs the label maps"),
         ({"simulate": {"cases": 0}}, "simulate.cases: 0 is not a whole number above zero"),
         ({"held_out": {"seed": 3}}, "held_out.cases: None is not a whole number above zero"),
@@ -374,6 +449,8 @@ def test_a_wrong_recipe_names_the_key(tmp_path, change, message):
         ({"ultra": {"sam_config": {"depth": 6}}}, "ultra.sam_config.depth: unknown key; known are .*mlp_dim"),
         ({"ultra": {"sam_config": 6}}, "ultra.sam_config: 6 is not keys and values"),
         ({"ultra": {"template": "vicuna_v1"}}, "ultra.template: unknown key"),
+        ({"text": {"num_key_value_heads": 3}}, "text.num_key_value_heads: num_attention_heads, 32, cannot"),
+        ({"ultra": {"sam_config": {"hidden_size": 70}}}, "sam_config.num_attention_heads: hidden_size, 70"),
         ({"groups": {"cases": 2}}, "groups.labels: the kind masks needs the label maps"),
     ],
 )
@@ -410,6 +487,7 @@ def test_cases_that_teach_nothing_end_with_one_sentence(small, tmp_path, lines, 
     recipe, cases = tmp_path / "recipe.yaml", tmp_path / "cases.jsonl"
     recipe.write_text(yaml.safe_dump(raw))
     cases.write_text(lines)
+    (tmp_path / "a.png").touch()
     out = str(tmp_path / "out")
     assert main([str(recipe), "--output", out, "--cases", str(cases)]) == 2
     error = capsys.readouterr().err

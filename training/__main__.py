@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 from imaging.case import CaseError
+from imaging.errors import UnreadableFile
 from models.errors import ModelError
+from training.begun import untouched
 from training.loop import OtherRecipe, Stopped, processes
 from training.recipe import RecipeError, read_recipe
 from training.run import run
@@ -25,11 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         recipe = read_recipe(args.recipe, base=args.base, cases=args.cases)
         output = args.output or Path("runs") / recipe.name
-        if output.exists() and any(output.iterdir()) and not args.resume:
+        if not args.resume and not untouched(output):
             raise RecipeError(f"{output} is not empty: go on with --resume, or choose another --output")
         processes().wait_for_everyone()  # before the first of them writes into it
         run(recipe, output, publish=args.publish)
-    except (RecipeError, CaseError, ModelError, OtherRecipe) as error:
+    except (RecipeError, CaseError, UnreadableFile, ModelError, OtherRecipe) as error:
         print(error, file=sys.stderr)
         return 2
     except (OSError, FloatingPointError) as error:  # above all `training.loop.FullDisk`

@@ -27,6 +27,7 @@ from assistants.abvlm_q.prompts import FORMS
 from assistants.echovlm.configuration import MIXTURE_FIELDS, EchoVLMTextConfig
 from assistants.llava_ultra.configuration import LlavaUltraConfig
 from training.loop import Schedule
+from training.tokenizer import SMALLEST
 
 PRECISIONS = ("no", "bf16", "fp16")
 OF_LLAVA_ULTRA = ("contrast", "masks", "llava_language", "llava_align", "llava_instruct")
@@ -46,7 +47,8 @@ ULTRA_FILLED_IN = {"vision_config", "text_config", "image_token_id", "template",
 DECODERS = {"llama": LlamaConfig, "mistral": MistralConfig}
 
 # What stands in an output folder beside the stages' folders (`training.run`).
-OF_THE_OUTPUT = "cases groups more_cases held_out tokenizer_cases seen weights adapter".split()
+OF_ORDERS = "cases groups more_cases held_out tokenizer_cases".split()
+OF_THE_OUTPUT = [*OF_ORDERS, "seen", "weights", "adapter"]
 
 _PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
 
@@ -54,13 +56,20 @@ _PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
 _BOUNDS = (
     (
         "steps epochs minutes batch_size accumulation learning_rate gradient_clip checkpoint_every rank "
-        "alpha vocabulary min_pixels max_pixels max_length sharpness",
+        "alpha vocabulary min_pixels max_pixels max_length sharpness "
+        # of the libraries' configurations
+        "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
+        "max_position_embeddings depth embed_dim num_heads mlp_ratio mlp_dim patch_size spatial_merge_size "
+        "temporal_patch_size in_channels num_channels image_size output_channels num_experts "
+        "num_experts_per_tok moe_intermediate_size shared_expert_intermediate_size",
         lambda value: value > 0,
         "above zero",
     ),
-    ("weight_decay distillation seed", lambda value: value >= 0, "zero or more"),
+    ("weight_decay distillation seed router_aux_loss_coef", lambda value: value >= 0, "zero or more"),
     ("warmup_ratio dropout familiarity_quantile", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("betas", lambda value: all(0 <= beta < 1 for beta in value), "made of numbers from 0 to below 1"),
+    ("base", str.strip, "a folder or a Hugging Face id"),
+    ("cases", lambda value: value and all(value), "a file or several"),
     # Names become folders.
     ("name", lambda value: re.fullmatch(r"\w[\w-]*", value), "a name of letters, digits, _ and -"),
     ("precision", lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
@@ -178,8 +187,14 @@ def read_recipe(path: Path, *, base: str | None = None, cases: list[str] | None 
     """
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: the recipe cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: the recipe is not UTF-8 text: {error.reason}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: the recipe is not YAML: {' '.join(str(error).split())}") from error
+    if raw is None:
+        raise RecipeError(f"{path}: the recipe is empty")
     if not isinstance(raw, dict):
         raise RecipeError(f"{path}: expected keys and values, found {type(raw).__name__}")
     if base is not None:
@@ -257,6 +272,12 @@ def _complaint(recipe: Recipe) -> str | None:
         return "base: it brings its own tokenizer; leave tokenizer_cases out"
     if recipe.base is None and "moe" in kinds and recipe.mixture is None:
         return "mixture: the kind moe needs it"
+    if "moe" in kinds and "instruct" in kinds[: kinds.index("moe")]:
+        return "stages: the kind instruct teaches the experts that the kind moe makes; put moe before it"
+    if recipe.base is None and "instruct" in kinds and "moe" not in kinds:
+        return "stages: the kind instruct teaches experts; a stage of the kind moe must make them before"
+    if recipe.vocabulary is not None and recipe.vocabulary < SMALLEST:
+        return f"vocabulary: {recipe.vocabulary} is less than {SMALLEST}, the bytes and the special tokens"
     if (recipe.held_out is None) != (recipe.familiarity_quantile is None):
         return "held_out, familiarity_quantile: give both or neither"
     if None not in (recipe.min_pixels, recipe.max_pixels) and recipe.min_pixels > recipe.max_pixels:
@@ -285,6 +306,7 @@ def _complaint_about_sizes(recipe: Recipe) -> str | None:
             _unfit("vision", recipe.vision, Qwen2VLVisionConfig, own)
             or _unfit("text", recipe.text, Qwen2VLTextConfig, known)
             or (None if "hidden_size" in recipe.text else "text.hidden_size: not given")
+            or _uneven(Qwen2VLVisionConfig(**recipe.vision), Qwen2VLTextConfig(**recipe.text))
         )
     if (decoder := recipe.text.get("model_type", "llama")) not in DECODERS:
         return f"text.model_type: {decoder!r} is not one of {', '.join(DECODERS)}"
@@ -294,7 +316,37 @@ def _complaint_about_sizes(recipe: Recipe) -> str | None:
         _unfit("vision", recipe.vision, CLIPVisionConfig)
         or _unfit("text", recipe.text, DECODERS[decoder], known)
         or _unfit("ultra.sam_config", sam, SamVisionConfig)
+        or _unshared("text", DECODERS[decoder](**recipe.text), "num_attention_heads", "num_key_value_heads")
+        or _unshared("ultra.sam_config", SamVisionConfig(**sam or {}), "hidden_size", "num_attention_heads")
     )
+
+
+def _uneven(vision: Qwen2VLVisionConfig, text: Qwen2VLTextConfig) -> str | None:
+    """Sizes that a Qwen2-VL cannot be made of, each fitting alone. Rotary embeddings turn a head's numbers
+    in pairs, in the tower by row and by column."""
+    if shared := (
+        _unshared("vision", vision, "embed_dim", "num_heads", 4)
+        or _unshared("text", text, "hidden_size", "num_attention_heads", 2)
+        or _unshared("text", text, "num_attention_heads", "num_key_value_heads")
+    ):
+        return shared
+    pairs = text.hidden_size // text.num_attention_heads // 2
+    section = text.rope_parameters.get("mrope_section", [16, 24, 24])  # the library's own
+    where = "text.rope_parameters.mrope_section"
+    if not isinstance(section, list) or len(section) != 3 or not all(_fits(n, int) for n in section):
+        return f"{where}: {section!r} is not a list of 3 whole numbers (time, height, width)"
+    if min(section) < 0 or sum(section) != pairs:
+        return f"{where}: {section} does not add up to {pairs}, half the width of a head"
+    return None
+
+
+def _unshared(where: str, config: PreTrainedConfig, key: str, heads: str, multiple: int = 1) -> str | None:
+    """Where `key` cannot be shared evenly among the heads, each getting a multiple of `multiple`."""
+    whole, count = getattr(config, key), getattr(config, heads)
+    if whole % (count * multiple) == 0:
+        return None
+    words = f", a multiple of {multiple} to each" if multiple > 1 else ""
+    return f"{where}.{heads}: {key}, {whole}, cannot be shared evenly among {count}{words}"
 
 
 def _unfit(
@@ -313,6 +365,10 @@ def _unfit(
         hint = _PLAIN.get(getattr(hints.get(key), "__name__", hints.get(key)))  # a type, or its name
         if hint and not _fits(value, hint):
             return f"{where}.{key}: {value!r} is not {_words(hint)}"
+        if key == "rope_parameters" and not _fits(value, dict | None):
+            return f"{where}.{key}: {value!r} is not {_words(dict)}"
+        if _fits(value, float) and (bound := _bound(key, value)):
+            return f"{where}.{key}: {value!r} is not {bound}"
     try:
         config(**values)
     except (StrictDataclassError, ValueError, TypeError) as error:
@@ -423,6 +479,11 @@ def _problem(key: str, value: object, hint: object) -> str | None:
         return f"{_words(hint)}{' (YAML wants 1.0e-3, not 1e-3)' if _looks_like_a_number(value) else ''}"
     if value is None:
         return None
+    return _bound(key, value)
+
+
+def _bound(key: str, value: object) -> str | None:
+    """What a value of the right type should be and is not."""
     if isinstance(value, float) and not math.isfinite(value):
         return "finite"
     bounds = ((fits, words) for keys, fits, words in _BOUNDS if key in keys.split())
@@ -449,8 +510,12 @@ def _words(hint: object) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_words(option) for option in inner if option is not type(None))
-    kinds = {dict: "keys and values", list: "a list", tuple: f"a list of {len(inner)}"}
-    return names.get(hint) or kinds[origin]
+    several = {dict: "keys and values", str: "texts", float: "numbers"}
+    if origin is list:
+        return f"a list of {several[inner[0]]}"
+    if origin is tuple:
+        return f"a list of {len(inner)} {several[inner[0]]}"
+    return names.get(hint) or several[origin or hint]
 
 
 def _looks_like_a_number(value: object) -> bool:

@@ -6,12 +6,13 @@ goes on where it was. Started by `accelerate launch`, all processes learn and th
 
 The shipped folder is what `open_assistant` opens: safetensors, tokenizer, chat template, image processor.
 Demo weights come in bfloat16 shards under 9 MB, with the familiarity statistics. A stage of the kind `lora`
-ships its adapter, too; of AbVLM-Q that is what is published.
+ships its adapter, too; of AbVLM-Q and Ultrasound-QBench that is what is published.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -84,6 +85,7 @@ def run(
     `output` that another recipe began, and what `training.loop.train` and `models.checkpoint.resolve` raise.
     """
     _require_inputs(recipe, publish)
+    given = _given(recipe)
     state = processes()
     say = say if state.is_main_process else _silent
     with state.main_process_first():  # the others find what it made
@@ -91,7 +93,7 @@ def run(
         output.mkdir(parents=True, exist_ok=True)
         begin(recipe, output)
         drawn = _drawn(recipe, output, say)
-        cases = _cases(recipe, drawn)
+        cases = given or _to_learn(recipe, drawn)
         encoder, model = _first(recipe, cases, drawn, say)
     for stage in recipe.stages:
         model = _Stage(recipe, stage, encoder, cases, output, say).run(model)
@@ -121,6 +123,22 @@ def _require_inputs(recipe: Recipe, publish: bool) -> None:
         raise RecipeError(f"{recipe.name}: weights: --publish needs a place for the weights")
     if recipe.abvlm_q:
         _protocol(recipe)
+    if recipe.base is not None:
+        _require_base(recipe)
+
+
+def _require_base(recipe: Recipe) -> None:
+    """Find the base, downloading it where needed, and see that it is a model the stages can begin with."""
+    config = read_json(resolve(recipe.base) / "config.json")
+    if recipe.of_llava_ultra:  # `assistants.llava_ultra.published` knows more layouts than there are classes
+        return
+    has = issubclass(model_class_for(config), EchoVLMForConditionalGeneration)
+    kinds = [stage.kind for stage in recipe.stages]
+    if "instruct" in kinds and "moe" not in kinds and not has:
+        raise RecipeError(
+            f"{recipe.name}: base: {recipe.base} has no mixture of experts, which the kind instruct "
+            "teaches; begin with a stage of the kind moe, as echovlm_stage1.yaml does"
+        )
 
 
 def _protocol(recipe: Recipe) -> Planes:
@@ -139,14 +157,27 @@ def _drawn(recipe: Recipe, output: Path, say: Callable[[str], None]) -> dict[str
     return drawn
 
 
-def _cases(recipe: Recipe, drawn: dict[str, list[Case]]) -> list[Case]:
-    """What the stages learn from."""
-    if recipe.simulate is not None:
-        return [*drawn["simulate"], *drawn.get("groups", ()), *drawn.get("more_cases", ())]
-    cases = [case for path in recipe.cases for case in read_cases(path)]
-    if not cases:
+def _given(recipe: Recipe) -> list[Case]:
+    """The cases of the recipe's files; none where they are drawn."""
+    cases = [case for path in recipe.cases or () for case in read_cases(path)]
+    if recipe.cases is not None and not cases:
         raise RecipeError(f"{recipe.name}: cases: there is no case in {', '.join(recipe.cases)}")
+    _require_images(recipe, cases)
     return cases
+
+
+def _to_learn(recipe: Recipe, drawn: dict[str, list[Case]]) -> list[Case]:
+    """What the stages learn from, where it is drawn."""
+    cases = [*drawn["simulate"], *drawn.get("groups", ()), *drawn.get("more_cases", ())]
+    _require_images(recipe, cases)
+    return cases
+
+
+def _require_images(recipe: Recipe, cases: Sequence[Case]) -> None:
+    for case in cases:
+        for path in case.images:
+            if not os.path.exists(path):
+                raise RecipeError(f"{recipe.name}: case {case.id}: there is no image {path}")
 
 
 def _first(
@@ -276,11 +307,6 @@ class _Stage:
         if self.stage.kind == "moe" and not has:
             torch.manual_seed(self.recipe.seed)
             return EchoVLMForConditionalGeneration.from_dense(model, **wanted)
-        if self.stage.kind == "instruct" and not has:
-            raise RecipeError(
-                f"{self.recipe.name}: base: {self.recipe.base} has no mixture of experts, which the kind "
-                "instruct teaches; begin with a stage of the kind moe, as echovlm_stage1.yaml does"
-            )
         for key, value in wanted.items() if has else ():
             if (own := getattr(model.config.text_config, key)) != value:
                 raise RecipeError(f"{self.recipe.name}: mixture.{key}: {value!r}, but the base has {own!r}")

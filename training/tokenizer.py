@@ -32,6 +32,7 @@ SPECIAL = (
 # Words with the sign before them, digits one by one, runs of other signs (Qwen2's pattern without the English
 # contractions, which reports do not use).
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SMALLEST = 256 + len(SPECIAL)  # tokens: every byte, and the special ones
 LONGEST_TOKEN = 18  # bytes: six Chinese characters, so that no template sentence becomes one token
 
 

@@ -11,6 +11,8 @@ layouts, told apart by config.json and never by a folder's name:
     converted   the library's llava, with text_config  either    mlp2x_gelu   in the checkpoint
     decoder     model_type llama or mistral            either    none         to be named
 
+The paper uses "the linear projection" (section 4), as LLaVA-Med v1. A projector keeps its source's form, so
+that its weights can be used: on v1.5 a model has mlp2x_gelu, SAM's projector too, where the paper is linear.
 LLaVA-Med v1 is published as a difference to LLaMA: `base` names the LLaMA. Tensors go from the files to the
 model one by one; there is never a second copy of it in memory. Only safetensors are read.
 

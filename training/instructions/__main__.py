@@ -47,7 +47,7 @@ def _generate(args: argparse.Namespace) -> int:
     reports = reports_of(read_cases(args.cases))
     if not reports:
         raise ValueError(
-            f"{args.cases} holds no report: cases need the task report, an answer and a language"
+            f"{args.cases} holds no report: cases need the task report or diagnosis, an answer and a language"
         )
     asked = tqdm(reports, unit="report", disable=args.quiet)
     made = list(instances(asked, seed=args.seed, site=args.site, most=args.per_case))
@@ -105,7 +105,7 @@ def _review(args: argparse.Namespace) -> int:
     if not cases:
         raise ValueError(f"{args.instructions} is empty: there is nothing to review")
     batches = write_review(cases, args.out, seed=args.seed, share=args.share)
-    print(f"{len(batches)} batches to read in {args.out / 'review.md'}")
+    print(f"batches to read in {args.out / 'review.md'}: {len(batches)}")
     print(f"write accepted or refused into {args.out / 'review.jsonl'}, then run: apply")
     return 0
 
@@ -113,7 +113,7 @@ def _review(args: argparse.Namespace) -> int:
 def _apply(args: argparse.Namespace) -> int:
     _must_not_exist(args.out)
     cases = read_cases(args.instructions)
-    refused = refused_templates(args.verdicts)
+    refused = refused_templates(args.verdicts, cases)
     kept = without_templates(cases, list(refused))
     write_cases(args.out, kept)
     for template, note in refused.items():

@@ -47,25 +47,25 @@ def template_of(case: Case) -> str:
     return str(case.extra.get("template", ""))
 
 
-def sample(cases: Sequence[Case], *, seed: int = 0, share: float = SHARE, size: int = BATCH) -> list[Batch]:
+def sample(cases: Sequence[Case], *, seed: int = 0, share: float = SHARE) -> list[Batch]:
     """The batches to be read: all instances are put into batches by template, in random order, and `share`
-    of the batches (rounded up) is drawn. ValueError where share or size make no sense."""
-    if not 0 < share <= 1 or size < 1:
-        raise ValueError(f"share {share} must be above 0 and at most 1, and size {size} at least 1")
+    of the batches (rounded up) is drawn. ValueError for a share that is none."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share} must be above 0 and at most 1")
     chance = random.Random(seed)
-    batches = _batches(cases, chance, size)
+    batches = _batches(cases, chance)
     drawn = sorted(chance.sample(range(len(batches)), math.ceil(share * len(batches))))
     return [Batch(number, *batches[i]) for number, i in enumerate(drawn, start=1)]
 
 
-def _batches(cases: Sequence[Case], chance: random.Random, size: int) -> list[tuple[str, tuple[Case, ...]]]:
+def _batches(cases: Sequence[Case], chance: random.Random) -> list[tuple[str, tuple[Case, ...]]]:
     by_template: dict[str, list[Case]] = {}
     for case in cases:
         by_template.setdefault(template_of(case), []).append(case)
     batches = []
     for template, members in sorted(by_template.items()):
         chance.shuffle(members)
-        batches += [(template, tuple(members[i : i + size])) for i in range(0, len(members), size)]
+        batches += [(template, tuple(members[i : i + BATCH])) for i in range(0, len(members), BATCH)]
     return batches
 
 
@@ -75,7 +75,7 @@ def write_review(cases: Sequence[Case], folder: Path, *, seed: int = 0, share: f
     if verdicts.exists():
         raise FileExistsError(f"{verdicts} is there already and may hold verdicts: choose another folder")
     batches = sample(cases, seed=seed, share=share)
-    total = len(_batches(cases, random.Random(0), BATCH))
+    total = len(_batches(cases, random.Random(0)))
     folder.mkdir(parents=True, exist_ok=True)
     text = [INTRODUCTION.format(batches=len(batches), of=total, file=verdicts.name)]
     text += [_page(batch) for batch in batches]
@@ -83,6 +83,7 @@ def write_review(cases: Sequence[Case], folder: Path, *, seed: int = 0, share: f
     lines = [
         {
             "batch": batch.number,
+            "of": len(batches),
             "template": batch.template,
             "ids": [case.id for case in batch.cases],
             "verdict": "",
@@ -107,19 +108,43 @@ def _quoted(who: str, text: str | None) -> str:
     return "\n".join(f"> {line}" for line in f"{who}: {text or ''}".splitlines()) + "\n"
 
 
-def refused_templates(path: Path) -> dict[str, str]:
-    """The templates of the refused batches, each with the reviewer's notes.
+def refused_templates(path: Path, cases: Sequence[Case]) -> dict[str, str]:
+    """The templates of the refused batches of `cases`, each with the reviewer's notes.
 
-    Raises ReviewError for a line that is no verdict, or for a batch without one.
+    Raises ReviewError for a line that is no verdict, for a batch without one, for batches that `review` wrote
+    and are gone, and for a review of other instructions.
     """
-    refused: dict[str, list[str]] = {}
+    instructions = {(case.id, template_of(case)) for case in cases}
+    entries = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not line.strip():
             continue
-        entry = _verdict(line, f"{path.name} line {number}")
+        where = f"{path.name} line {number}"
+        entry = _verdict(line, where)
+        if unknown := [one for one in entry["ids"] if (one, entry["template"]) not in instructions]:
+            raise ReviewError(
+                f"{where}: {unknown[0]} of the template {entry['template']!r} is not in the instructions: "
+                "apply the review to the file that was reviewed"
+            )
+        entries.append(entry)
+    _must_be_whole(entries, path.name)
+    refused: dict[str, list[str]] = {}
+    for entry in entries:
         if entry["verdict"] == "refused":
             refused.setdefault(entry["template"], []).append(str(entry.get("note") or ""))
     return {template: "; ".join(filter(None, notes)) for template, notes in refused.items()}
+
+
+def _must_be_whole(entries: Sequence[dict], name: str) -> None:
+    """Every batch that `review` wrote is there once: nothing counts as accepted that nobody judged."""
+    if not entries:
+        raise ReviewError(f"{name} is empty: restore the lines that `review` wrote, with a verdict in each")
+    numbers, wrote = sorted(entry["batch"] for entry in entries), entries[0]["of"]
+    if numbers != list(range(1, wrote + 1)) or any(entry["of"] != wrote for entry in entries):
+        raise ReviewError(
+            f"{name} has the batches {', '.join(map(str, numbers))} where `review` wrote 1 to {wrote}: "
+            "restore its lines"
+        )
 
 
 def _verdict(line: str, where: str) -> dict:
@@ -127,8 +152,11 @@ def _verdict(line: str, where: str) -> dict:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
         raise ReviewError(f"{where}: not JSON: {error}") from None
-    if not isinstance(entry, dict) or not isinstance(entry.get("template"), str):
-        raise ReviewError(f"{where}: template is missing; restore the line that `review` wrote")
+    if not isinstance(entry, dict):
+        raise ReviewError(f"{where}: no batch; restore the line that `review` wrote")
+    for key, kind in {"batch": int, "of": int, "template": str, "ids": list}.items():
+        if not isinstance(entry.get(key), kind) or (kind is list and not entry[key]):
+            raise ReviewError(f"{where}: {key} is missing; restore the line that `review` wrote")
     verdict = str(entry.get("verdict") or "").strip().lower()
     if verdict not in VERDICTS:
         raise ReviewError(
