@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="folder of real ultrasound images")
     parser.add_argument("--cases", type=int, default=150, help="simulated examinations (default 150)")
     parser.add_argument(
-        "--seed", type=int, default=20261, help="of the examinations; training used 1, 2 and 11"
+        "--seed", type=int, default=20261, help="of the examinations; training used 1 to 3"
     )
     args = parser.parse_args()
     assistant = open_assistant(args.assistant)

@@ -13,12 +13,14 @@ import yaml
 from safetensors.torch import load_file
 
 from assistants.base import DEMO_MARK, Turn, open_assistant
+from imaging.case import Case
 from imaging.files import load_frames
+from models.encoding import IGNORED
 from training import run as running
 from training import simulated
 from training.__main__ import main
 from training.begun import begin
-from training.conversation import Conversations, SeenImages, SeenTower, mark
+from training.conversation import Conversations, SeenImages, SeenTower, _draw, mark, turn_weights
 from training.loop import OtherRecipe
 from training.recipe import OF_THE_OUTPUT, Lora, Recipe, RecipeError, read_recipe
 from training.stages import MIXTURE, freeze, with_lora
@@ -348,6 +350,47 @@ def test_only_the_answers_are_learned(parts):
         assert sorted(rest) == sorted(text)
 
 
+@pytest.mark.parametrize(
+    ("power", "weights"),
+    [(1.0, [1, 1, 1, 1, 1, 1, 1]), (0.0, [1, 1 / 4, 1 / 4, 1 / 4, 1 / 4, 1 / 2, 1 / 2]), (0.5, None)],
+)
+def test_a_turn_counts_by_a_power_of_its_words(power, weights):
+    labels = torch.full((2, 9), IGNORED)
+    labels[0, 2] = 7  # a turn of one word
+    labels[0, 5:] = 8  # one of four, up to the end of its row
+    labels[1, :2] = 9  # one of two, from the beginning of the next
+    found = turn_weights(labels, power)
+    assert torch.equal(found > 0, labels != IGNORED)
+    counts = [1.0] + [4 ** (power - 1)] * 4 + [2 ** (power - 1)] * 2
+    assert found[found > 0].tolist() == pytest.approx(weights or counts)
+
+
+def test_with_the_power_one_the_weighted_loss_is_the_models_own(parts):
+    _, cases, encoder, model = parts
+    model.train()  # with the balance of the experts, Eq. 9
+    model.config.text_config.output_router_logits = True
+    plain, nearly, even = (
+        Conversations("t", model, encoder, cases, None, turn_weight=power) for power in (1.0, 1 - 1e-9, 0.0)
+    )
+    batch = plain.batch([0, 1], running.np.random.default_rng(2))
+    found = [task.loss(dict(batch)) for task in (plain, nearly, even)]
+    own, same, other = (float(loss.detach()) for loss, _ in found)
+    assert found[0][1]["balance"] > 0
+    assert same == pytest.approx(own, rel=1e-5)
+    assert other != pytest.approx(own, rel=1e-4)
+
+
+def test_a_conversation_has_one_report_and_one_diagnosis_at_most():
+    rows = [replace(CASE, id=str(i), task=task) for i, task in enumerate(["report", "diagnosis", "vqa"] * 4)]
+    rng = running.np.random.default_rng(0)
+    lengths = set()
+    for _ in range(200):
+        picked = [rows[i].task for i in _draw(rows, int(rng.integers(1, 6)), rng)]
+        assert picked.count("report") <= 1 and picked.count("diagnosis") <= 1
+        lengths.add(len(picked))
+    assert lengths == {1, 2, 3, 4, 5}
+
+
 def test_seen_images_stand_in_for_the_tower(parts, tmp_path):
     _, cases, encoder, model = parts
     model.eval()
@@ -375,6 +418,7 @@ def sized(key: str, **changes) -> dict:
     return {key: yaml.safe_load(RECIPE.read_text("utf-8"))[key] | changes}
 
 
+CASE = Case("1", ("1.png",), question="?", answer="!")
 STAGE = {"name": "x", "kind": "captions", "schedule": {"steps": 1, "batch_size": 1, "learning_rate": 0.1}}
 
 

@@ -1,10 +1,10 @@
 """Teach a vision-language model to answer: cases become conversations, and only the answers are learned.
 
 All rows of one examination share its images, so a sample is a short conversation about one examination: one
-to `MOST_TURNS` of its report, diagnosis and questions in random order, as a clinician would ask them one
-after another. Half of the requests are put in the assistant's standard wording (what the page sends when
-nothing is typed), half in the case's own. The prompt is built by the assistant itself: what is trained is
-what the clinician's question becomes.
+or several of its report, diagnosis and questions in random order, as a clinician would ask them one after
+another; a second report or diagnosis would only be copied from the first. Half of the requests are put in
+the assistant's standard wording (what the page sends when nothing is typed), half in the case's own. The
+prompt is built by the assistant itself: what is trained is what the clinician's question becomes.
 
 While the vision tower is frozen, its output for every image is computed once and kept (`SeenImages`).
 """
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -29,10 +30,9 @@ from assistants.base import Reply, Turn
 from assistants.echovlm.prompts import build_messages
 from imaging.case import Case
 from imaging.files import load_frames
-from models.encoding import Encoder, Tensors
+from models.encoding import IGNORED, Encoder, Tensors
 from training.even_tower import tower_tokens
 
-MOST_TURNS = 3
 STANDARD_WORDING = 0.5
 LETTERED_WEIGHT = 3.0  # to find the letter of what it names takes a small model far more examples; chosen
 
@@ -41,14 +41,24 @@ class Conversations:
     """A `training.loop.Stage` over any Qwen2-VL-like model. One sample is one examination."""
 
     def __init__(
-        self, name: str, model: nn.Module, encoder: Encoder, cases: Sequence[Case], seen: SeenImages | None
+        self,
+        name: str,
+        model: nn.Module,
+        encoder: Encoder,
+        cases: Sequence[Case],
+        seen: SeenImages | None,
+        *,
+        most_turns: int = 3,
+        turn_weight: float = 1.0,
     ):
+        """`turn_weight`: see `turn_weights`."""
         groups: dict[tuple, list[Case]] = {}
         for case in cases:
             groups.setdefault(tuple(case.images), []).append(case)
         self.examinations = list(groups.values())
         self.lengths = [len(rows[0].images) for rows in self.examinations]
         self.name, self.module, self.encoder, self.seen = name, model, encoder, seen
+        self.most_turns, self.turn_weight = most_turns, turn_weight
 
     def __len__(self) -> int:
         return len(self.examinations)
@@ -57,7 +67,7 @@ class Conversations:
         return self.encoder.pad([self._sample(self.examinations[i], rng) for i in indices], side="right")
 
     def _sample(self, rows: list[Case], rng: np.random.Generator) -> Tensors:
-        picked = [rows[i] for i in _draw(rows, int(rng.integers(1, MOST_TURNS + 1)), rng)]
+        picked = [rows[i] for i in _draw(rows, int(rng.integers(1, self.most_turns + 1)), rng)]
         images = self._images(picked[0].images)
         history: list[Turn | Reply] = []
         for k, case in enumerate(picked):
@@ -72,19 +82,58 @@ class Conversations:
 
     def loss(self, batch: Tensors) -> tuple[Tensor, dict[str, float]]:
         device = next(self.module.parameters()).device
-        out = self.module(**{name: tensor.to(device) for name, tensor in batch.items()}, use_cache=False)
+        there = {name: tensor.to(device) for name, tensor in batch.items()}
+        if self.turn_weight == 1:
+            out = self.module(**there, use_cache=False)
+            loss = out.loss
+        else:
+            labels = there.pop("labels")
+            out = self.module(**there, use_cache=False)
+            loss = _weighted(out.logits, labels, turn_weights(labels, self.turn_weight))
         aux = getattr(out, "aux_loss", None)
-        return out.loss, {} if aux is None else {"balance": float(aux.detach())}
+        if aux is None:
+            return loss, {}
+        if self.turn_weight != 1:  # the model adds it to its own loss only
+            loss = loss + self.module.config.text_config.router_aux_loss_coef * aux
+        return loss, {"balance": float(aux.detach())}
 
 
-def _draw(rows: Sequence[Case], count: int, rng: np.random.Generator) -> np.ndarray:
+def turn_weights(labels: Tensor, power: float) -> Tensor:
+    """What each word counts in the loss: labels [B, T] -> [B, T], nought where nothing is learned.
+
+    A turn is an unbroken run of n learned words; together they count n ** power, as much as every other word
+    with 1, as every other turn with 0.
+    """
+    learned = labels != IGNORED
+    begins = learned & ~F.pad(learned, (1, 0))[:, :-1]
+    turn = begins.flatten().cumsum(0).view_as(labels)  # from 1, over all rows
+    words = torch.bincount(turn[learned], minlength=1).clamp(min=1)
+    return torch.where(learned, words[turn.clamp(max=len(words) - 1)].float() ** (power - 1), 0.0)
+
+
+def _weighted(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the cross entropy of the words that are learned."""
+    learned = labels[:, 1:] != IGNORED
+    loss = F.cross_entropy(logits[:, :-1][learned].float(), labels[:, 1:][learned], reduction="none")
+    counts = weights[:, 1:][learned]
+    return (loss * counts).sum() / counts.sum()
+
+
+def _draw(rows: Sequence[Case], count: int, rng: np.random.Generator) -> list[int]:
     """Indices of up to `count` rows: every task as often as another, however many rows it has, and questions
-    with lettered options more often than others of their task."""
+    with lettered options more often than others of their task; one report and one diagnosis at most."""
     of_task = Counter(case.task for case in rows)
     weights = np.array(
         [(LETTERED_WEIGHT if _is_lettered(case) else 1.0) / of_task[case.task] for case in rows]
     )
-    return rng.choice(len(rows), min(count, len(rows)), replace=False, p=weights / weights.sum())
+    picked: list[int] = []
+    for i in rng.choice(len(rows), len(rows), replace=False, p=weights / weights.sum()):
+        task = rows[i].task
+        if task == "vqa" or all(rows[k].task != task for k in picked):
+            picked.append(int(i))
+        if len(picked) == count:
+            break
+    return picked
 
 
 def _is_lettered(case: Case) -> bool:

@@ -42,10 +42,11 @@ from assistants.llava_ultra.sampling import distillation_loss
 from imaging.case import Case, CaseError
 from imaging.files import load_frames
 from models.encoding import IGNORED
-from training.conversation import MOST_TURNS, as_turn, mark
+from training.conversation import as_turn, mark
 from training.loop import processes
 from training.stages import askable
 
+MOST_TURNS = 3  # of a conversation
 MOST_FRAMES = 8  # of a case in one step; more are drawn from by chance
 LOOK = 32  # images the towers see at once
 

@@ -37,6 +37,12 @@ WITH_LORA = ("instruct", "lora", "llava_instruct")
 WITH_OR_WITHOUT_LORA = ("vision_warmup",)
 WITH_DISTILLATION = ("llava_instruct",)
 WITH_LABELS = ("vision_warmup", "masks")
+OF_CONVERSATIONS = ("captions", "moe", "instruct", "lora")
+OF_SOME_KINDS = {  # keys with a default that other kinds would pass over
+    "sharpness": WITH_DISTILLATION,
+    "most_turns": OF_CONVERSATIONS,
+    "turn_weight": OF_CONVERSATIONS,
+}
 ABVLM_Q_FIELDS = ("prompt", "planes")
 BESIDE_THE_BASE = {"base", "clip", "sam"}  # arguments of assistants.llava_ultra.published.open_published
 
@@ -56,7 +62,7 @@ _PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
 _BOUNDS = (
     (
         "steps epochs minutes batch_size accumulation learning_rate gradient_clip checkpoint_every rank "
-        "alpha vocabulary min_pixels max_pixels max_length sharpness "
+        "alpha vocabulary min_pixels max_pixels max_length sharpness most_turns "
         # of the libraries' configurations
         "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
         "max_position_embeddings depth embed_dim num_heads mlp_ratio mlp_dim patch_size spatial_merge_size "
@@ -67,6 +73,7 @@ _BOUNDS = (
     ),
     ("weight_decay distillation seed router_aux_loss_coef", lambda value: value >= 0, "zero or more"),
     ("warmup_ratio dropout familiarity_quantile", lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("turn_weight", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("betas", lambda value: all(0 <= beta < 1 for beta in value), "made of numbers from 0 to below 1"),
     ("base", str.strip, "a folder or a Hugging Face id"),
     ("cases", lambda value: value and all(value), "a file or several"),
@@ -97,6 +104,8 @@ class StageRecipe:
     A vision_warmup with `lora` leaves it on the model: a later stage of the kind lora goes on with it.
     `distillation` is the weight of Eq. 5 beside the answers' loss; 0 leaves the frame score to itself.
     `sharpness` is the power that Eq. 5's Norm takes the attention shares to; 1 leaves them as they are.
+    A conversation has up to `most_turns` turns. One of n words counts n ** `turn_weight` in the loss: with 1
+    every word counts the same, as in the library's mean, with 0 every turn.
     """
 
     name: str
@@ -105,6 +114,8 @@ class StageRecipe:
     lora: Lora | None = None
     distillation: float | None = None
     sharpness: float = 1.0
+    most_turns: int = 3
+    turn_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -244,8 +255,9 @@ def _stage(path: Path, where: str, raw: dict, seed: int) -> StageRecipe:
     if ("distillation" in raw) != (kind in WITH_DISTILLATION):
         needs = "needs it" if kind in WITH_DISTILLATION else "has none"
         raise RecipeError(f"{path}: {where}.distillation: the kind {kind} {needs}")
-    if "sharpness" in raw and kind not in WITH_DISTILLATION:
-        raise RecipeError(f"{path}: {where}.sharpness: the kind {kind} has none")
+    for key, kinds in OF_SOME_KINDS.items():
+        if key in raw and kind not in kinds:
+            raise RecipeError(f"{path}: {where}.{key}: the kind {kind} has none")
     if "lora" in parts:
         _check_pattern(path, f"{where}.lora.targets", parts["lora"].targets)
     return _build(StageRecipe, path, where, raw | parts)

@@ -437,7 +437,16 @@ class _Stage:
         if self.recipe.qbench:
             own = self.stage.name, model, self.encoder, self.cases, self.recipe.max_length
             return self._talk(model, QualityAnswers(*own))
-        task = Instructions(self.stage.name, model, self.encoder, self.cases, seen, self.recipe.max_length)
+        task = Instructions(
+            self.stage.name,
+            model,
+            self.encoder,
+            self.cases,
+            seen,
+            self.recipe.max_length,
+            most_turns=self.stage.most_turns,
+            turn_weight=self.stage.turn_weight,
+        )
         return self._talk(model, task)
 
     def _plane_answers(self, model: PeftModel) -> PlaneAnswers:

@@ -37,7 +37,7 @@ from assistants.language import language_of
 from assistants.wording import TASKS
 from imaging.case import Case, CaseError
 from models.encoding import IGNORED, Encoder, Tensors
-from training.conversation import MOST_TURNS, Conversations, SeenImages
+from training.conversation import Conversations, SeenImages, turn_weights
 from training.recipe import Lora
 
 # All of a DualPathMoE but its static expert. The vision tower has modules called mlp, too.
@@ -142,19 +142,24 @@ class Instructions(Conversations):
         cases: Sequence[Case],
         seen: SeenImages | None = None,
         max_length: int | None = None,
+        **turns: float,
     ):
-        """CaseError for a case without question or answer, naming it."""
-        super().__init__(name, model, encoder, [askable(case) for case in cases], seen)
+        """`turns`: what `Conversations` takes of them.
+
+        CaseError for a case without question or answer, naming it.
+        """
+        super().__init__(name, model, encoder, [askable(case) for case in cases], seen, **turns)
         self.max_length = max_length
 
     def weight(self, batch: Tensors) -> float:
-        """Words that are learned: the loss is a mean over them."""
-        return learned_words(batch)
+        """What the words that are learned count together: the loss is a mean over them (the first token of a
+        row is never predicted)."""
+        return float(turn_weights(batch["labels"], self.turn_weight)[:, 1:].sum())
 
     def _sample(self, rows: list[Case], rng: np.random.Generator) -> Tensors:
-        """One to MOST_TURNS turns; fewer when they would be longer than `max_length`."""
+        """One turn or several; fewer when they would be longer than `max_length`."""
         tensors = super()._sample(rows, rng)
-        for _ in range(MOST_TURNS):
+        for _ in range(self.most_turns):
             if self.max_length is None or tensors["input_ids"].shape[1] <= self.max_length:
                 return tensors
             rows = [rows[rng.integers(len(rows))]]
