@@ -165,17 +165,18 @@ def test_a_few_steps_lower_every_loss_of_the_warm_up(cases, parts, adapted):
     stage = PlaneWarmup(model.model.visual, encoder, cases, PROTOCOL)
     batch = stage.batch(range(6), np.random.default_rng(0))
     learns = [p for p in stage.module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learns, lr=5e-3)
-    first = last = None
-    for _ in range(100):
+    optimizer = torch.optim.AdamW(learns, lr=2e-3)
+    seen = []
+    for _ in range(150):
         loss, figures = stage.loss(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        first, last = first or figures, figures
-    assert set(first) == {"shares", "edges", "state", "planes", "attenuation"}
-    falls = {name: last[name] / first[name] for name in first}
-    assert max(falls.values()) < 1, falls
+        seen.append(figures)
+    assert set(seen[0]) == {"shares", "edges", "state", "planes", "attenuation"}
+    late = {name: np.mean([figures[name] for figures in seen[-10:]]) for name in seen[0]}
+    falls = {name: late[name] / seen[0][name] for name in seen[0]}
+    assert max(falls.values()) < 0.9, falls
     moved = {name for name, p in stage.module["tower"].named_parameters() if p.grad is not None}
     assert moved and (not adapted or all("lora_" in name for name in moved))
 
