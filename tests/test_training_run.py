@@ -205,6 +205,7 @@ def test_an_output_from_before_given_cases_were_marked_goes_on(small, tmp_path):
     del older["cases_mark"]
     (output / "recipe.json").write_text(json.dumps(older))
     begin(recipe, output)
+    assert "cases_mark" in json.loads((output / "recipe.json").read_text("utf-8"))
 
 
 def test_what_is_said_counts_the_parts_that_learn_and_all_there_are(weights, said):

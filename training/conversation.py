@@ -66,6 +66,11 @@ class Conversations:
     def batch(self, indices: Sequence[int], rng: np.random.Generator) -> Tensors:
         return self.encoder.pad([self._sample(self.examinations[i], rng) for i in indices], side="right")
 
+    def weight(self, batch: Tensors) -> float:
+        """What the words that are learned count together: the loss is a mean over them (the first token of a
+        row is never predicted)."""
+        return float(turn_weights(batch["labels"], self.turn_weight)[:, 1:].sum())
+
     def _sample(self, rows: list[Case], rng: np.random.Generator) -> Tensors:
         picked = [rows[i] for i in _draw(rows, int(rng.integers(1, self.most_turns + 1)), rng)]
         images = self._images(picked[0].images)

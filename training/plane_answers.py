@@ -25,7 +25,6 @@ from models.boxes import convention_of
 from models.encoding import Encoder, Tensors
 from training.conversation import STANDARD_WORDING, Conversations
 from training.plane_warmup import jittered
-from training.stages import learned_words
 
 
 class PlaneAnswers(Conversations):
@@ -51,10 +50,6 @@ class PlaneAnswers(Conversations):
         self.protocol, self.form, self.max_length = protocol, form, max_length
         self.convention = convention_of(model.config.model_type)
         self.marks = Marks(encoder)
-
-    def weight(self, batch: Tensors) -> float:
-        """Words that are learned: the loss is a mean over them."""
-        return learned_words(batch)
 
     def _sample(self, rows: list[Case], rng: np.random.Generator) -> Tensors:
         case = rows[int(rng.integers(len(rows)))]

@@ -36,8 +36,8 @@ from torch import nn
 from assistants.language import language_of
 from assistants.wording import TASKS
 from imaging.case import Case, CaseError
-from models.encoding import IGNORED, Encoder, Tensors
-from training.conversation import Conversations, SeenImages, turn_weights
+from models.encoding import Encoder, Tensors
+from training.conversation import Conversations, SeenImages
 from training.recipe import Lora
 
 # All of a DualPathMoE but its static expert. The vision tower has modules called mlp, too.
@@ -132,7 +132,7 @@ def changed_by(model: nn.Module, *, merged: bool = True) -> set[str]:
 
 
 class Instructions(Conversations):
-    """`Conversations` that count their words, and keep to the longest length the model was made for."""
+    """`Conversations` that keep to the longest length the model was made for."""
 
     def __init__(
         self,
@@ -151,11 +151,6 @@ class Instructions(Conversations):
         super().__init__(name, model, encoder, [askable(case) for case in cases], seen, **turns)
         self.max_length = max_length
 
-    def weight(self, batch: Tensors) -> float:
-        """What the words that are learned count together: the loss is a mean over them (the first token of a
-        row is never predicted)."""
-        return float(turn_weights(batch["labels"], self.turn_weight)[:, 1:].sum())
-
     def _sample(self, rows: list[Case], rng: np.random.Generator) -> Tensors:
         """One turn or several; fewer when they would be longer than `max_length`."""
         tensors = super()._sample(rows, rng)
@@ -168,11 +163,6 @@ class Instructions(Conversations):
             f"case {rows[0].id} has {tensors['input_ids'].shape[1]} tokens, more than max_length "
             f"{self.max_length}: leave it out, or lower max_pixels"
         )
-
-
-def learned_words(batch: Tensors) -> float:
-    """Words of a batch that are learned (the first token of a row is never predicted)."""
-    return float((batch["labels"][:, 1:] != IGNORED).sum())
 
 
 def askable(case: Case) -> Case:
