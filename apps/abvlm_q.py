@@ -25,7 +25,7 @@ import gradio as gr
 from apps import plane_review, plane_view
 from apps.chat import AT_ONCE, NoImage, UnreadableUploads, explain, read_uploads
 from apps.display import save_frame
-from apps.language import LANGUAGES, both, label, text
+from apps.language import LANGUAGES, both, label, language_choice, text
 from apps.opening import Opening
 from apps.plane_review import Review
 from assistants.abvlm_q.scoring import Change
@@ -37,7 +37,6 @@ from models.errors import ModelError
 BATCH = 8  # images of a folder that are judged at once
 _SHOW_EVERY = 0.2  # seconds; each update draws the whole picture anew
 _WAIT = 0.5  # seconds between two looks at weights that are still loading
-_NAMES_OF_LANGUAGES = {"zh": "中文", "en": "English"}
 _HEADS = ("#", "plane_file", "plane_planes", "plane_score", "plane_grade", "plane_main")
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -69,12 +68,7 @@ class PlanesPage:
 
     def place(self) -> None:
         self.review, self.queue = gr.State(None, time_to_live=3600), gr.State([], time_to_live=3600)
-        self.answer_in = gr.Radio(
-            [(_NAMES_OF_LANGUAGES[each], each) for each in LANGUAGES],
-            value="en",
-            label=label("answer_language"),
-            elem_id="plane-language",
-        )
+        self.answer_in = language_choice("answer_language", "plane-language")
         with gr.Tabs(elem_id="plane-ways") as self.ways:
             with gr.Tab(label("plane_one"), id="one"):
                 self._place_one()

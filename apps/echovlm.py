@@ -17,7 +17,7 @@ import yaml
 
 from apps.chat import AT_ONCE, Chat, NoImage, explain, read_uploads
 from apps.display import answer_bubbles
-from apps.language import LANGUAGES, both, label
+from apps.language import LANGUAGES, both, label, language_choice
 from apps.opening import Opening
 from assistants.base import Settings, Turn
 from imaging.frame import Frame
@@ -27,7 +27,6 @@ EXAMPLES = Path(__file__).parent / "examples"
 TASKS = ("report", "diagnosis", "vqa")
 ORGANS = ("thyroid", "breast", "liver", "kidney", "gynaecology", "vessel", "heart")
 ANY_ORGAN = "any"
-_NAMES_OF_LANGUAGES = {"zh": "中文", "en": "English"}
 
 
 @dataclass(frozen=True)
@@ -75,21 +74,8 @@ def build(openings: Mapping[str, Opening], language: gr.components.Component) ->
                 elem_id="report-task",
                 min_width=220,
             )
-            organ = gr.Dropdown(
-                [(label("organ_any"), ANY_ORGAN), *((label(f"organ_{name}"), name) for name in ORGANS)],
-                value=ANY_ORGAN,
-                label=label("organ"),
-                elem_id="report-organ",
-                filterable=False,
-                min_width=180,
-            )
-            answer_in = gr.Radio(
-                [(_NAMES_OF_LANGUAGES[each], each) for each in LANGUAGES],
-                value="en",
-                label=label("answer_language"),
-                elem_id="report-language",
-                min_width=180,
-            )
+            organ = organ_choice("report-organ")
+            answer_in = language_choice("answer_language", "report-language", min_width=180)
         chat.place_box()
     chat.wire(language, [task, organ, answer_in])
     for card, example in cards:
@@ -132,6 +118,18 @@ def _check_choices(task: str, organ: str, language: str) -> None:
             raise ModelError(
                 f"{name} {value!r} is not one of {listed}.", f"{name} 的值 {value!r} 无效，可选：{listed}。"
             )
+
+
+def organ_choice(elem_id: str) -> gr.Dropdown:
+    """Which organ is shown, or any."""
+    return gr.Dropdown(
+        [(label("organ_any"), ANY_ORGAN), *((label(f"organ_{name}"), name) for name in ORGANS)],
+        value=ANY_ORGAN,
+        label=label("organ"),
+        elem_id=elem_id,
+        filterable=False,
+        min_width=180,
+    )
 
 
 def _endpoint(opening: Opening):

@@ -19,6 +19,7 @@ import gradio as gr
 import yaml
 
 LANGUAGES = ("zh", "en")
+_NAMES = {"zh": "中文", "en": "English"}
 _FOLDER = Path(__file__).parent
 
 
@@ -37,6 +38,12 @@ def label(key: str):
     """A text that the browser translates, for labels, buttons and choices. KeyError when unknown."""
     _texts()[key]
     return translations()(key)
+
+
+def language_choice(key: str, elem_id: str, **options: int) -> gr.Radio:
+    """In which language is asked or answered, whatever the page's own; `key` is the label's."""
+    choices = [(_NAMES[each], each) for each in LANGUAGES]
+    return gr.Radio(choices, value="en", label=label(key), elem_id=elem_id, **options)
 
 
 def text(key: str, language: str, **values: object) -> str:

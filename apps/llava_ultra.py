@@ -21,7 +21,7 @@ from gradio.utils import get_upload_folder
 from apps import display
 from apps.chat import AT_ONCE, Chat, UnreadableUploads, explain
 from apps.display import Bubble
-from apps.language import LANGUAGES, both, label, text
+from apps.language import LANGUAGES, both, label, language_choice, text
 from apps.opening import Opening
 from apps.selection import chosen_before, picked, step_bubble
 from assistants.base import Reply, Settings, Turn
@@ -34,7 +34,6 @@ from models.errors import ModelError
 FRAMES = {"choose": "frames_choose", "all": "frames_all"}  # how to use them → a key of texts.yaml
 NAMES = {"llava_ultra": "LLaVA-Ultra", "echovlm": "EchoVLM"}
 EXCHANGE = {"text": str, "answer": str, "files": int}  # one entry of `/chat`'s history
-_NAMES_OF_LANGUAGES = {"zh": "中文", "en": "English"}
 _NOTICE = "⚠️ "  # begins a paragraph of `/chat`'s text that is the page's and not the assistant's
 
 
@@ -195,13 +194,7 @@ def build(openings: Mapping[str, Opening], language: gr.components.Component) ->
                 elem_id="chat-frames",
                 min_width=180,
             )
-            answer_in = gr.Radio(
-                [(_NAMES_OF_LANGUAGES[each], each) for each in LANGUAGES],
-                value="en",
-                label=label("answer_language"),
-                elem_id="chat-language",
-                min_width=180,
-            )
+            answer_in = language_choice("answer_language", "chat-language", min_width=180)
         chat.place_box()
     chat.wire(language, [assistant, use, answer_in])
     gr.api(_endpoint(openings), api_name="chat", concurrency_limit=AT_ONCE, concurrency_id="chat")

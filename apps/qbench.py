@@ -20,8 +20,8 @@ from gradio.utils import get_upload_folder
 
 from apps import ratings
 from apps.chat import AT_ONCE, UnreadableUploads, explain
-from apps.echovlm import ANY_ORGAN, ORGANS, examples
-from apps.language import LANGUAGES, both, label, text
+from apps.echovlm import ANY_ORGAN, ORGANS, examples, organ_choice
+from apps.language import LANGUAGES, both, label, language_choice, text
 from apps.opening import Opening
 from apps.ratings import Rated
 from assistants.base import Assistant, Settings, Turn
@@ -33,7 +33,6 @@ PROMPTS = ("basic", "contextual", "diagnostic", "quantitative")
 TOGETHER = 4  # images rated in one go: few enough for a table that grows and a Stop that is heard
 MOST_COMPARED = 32
 _WAIT = 0.5  # seconds between two looks at weights that are still loading
-_NAMES_OF_LANGUAGES = {"zh": "中文", "en": "English"}
 _QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
 Update = dict  # component → its new value
@@ -50,20 +49,8 @@ def build(openings: dict[str, Opening], language: gr.components.Component) -> gr
                 label=label("prompt"),
                 elem_id="quality-prompt",
             )
-            organ = gr.Dropdown(
-                [(label("organ_any"), ANY_ORGAN), *((label(f"organ_{name}"), name) for name in ORGANS)],
-                value=ANY_ORGAN,
-                label=label("organ"),
-                elem_id="quality-organ",
-                filterable=False,
-                min_width=180,
-            )
-            asked_in = gr.Radio(
-                [(_NAMES_OF_LANGUAGES[each], each) for each in LANGUAGES],
-                value="en",
-                label=label("prompt_language"),
-                elem_id="quality-language",
-            )
+            organ = organ_choice("quality-organ")
+            asked_in = language_choice("prompt_language", "quality-language")
         choices = [prompt, organ, asked_in]
         with gr.Tabs(elem_id="quality-tabs"):
             with gr.Tab(label("quality_rate"), id="rate"):
