@@ -69,9 +69,7 @@ def main() -> None:
     parser.add_argument("--assistant", default="echovlm", choices=LOOKS, help="whose demo weights")
     parser.add_argument("--real", type=Path, help="folder of real ultrasound images")
     parser.add_argument("--cases", type=int, default=150, help="simulated examinations (default 150)")
-    parser.add_argument(
-        "--seed", type=int, default=20261, help="of the examinations; training used 1 to 3"
-    )
+    parser.add_argument("--seed", type=int, default=20261, help="of the examinations; training used 1 to 3")
     args = parser.parse_args()
     assistant = open_assistant(args.assistant)
     familiarity = Familiarity.load(assistant.folders[0])
