@@ -32,6 +32,7 @@ from assistants.abvlm_q.scoring import Change
 from assistants.base import Turn
 from imaging.frame import Frame
 from imaging.planes import Planes, load_planes
+from models.boxes import Box
 from models.errors import ModelError
 
 BATCH = 8  # images of a folder that are judged at once
@@ -206,7 +207,7 @@ class PlanesPage:
         """The chosen box is elsewhere, or another structure's."""
 
         def change() -> Change:
-            return plane_review.correct(index, edges, name, _end(review))
+            return plane_review.correct(index, edges, name, _shown_part(review))
 
         return self._changed(review, queue, language, index, change)
 
@@ -277,8 +278,9 @@ class PlanesPage:
             return {self.status: _problem(text("plane_choose_first", language))}
         try:
             after = review.changed(change(), self.protocol)
-        except ValueError as error:
-            return {self.status: _problem(text("plane_bad_change", language, why=error))}
+        except (ModelError, ValueError) as error:
+            why = error.message(language) if isinstance(error, ModelError) else error
+            return {self.status: _problem(text("plane_bad_change", language, why=why))}
         told = {**self._shown(after, language), self.status: both("plane_changed")}
         if review in queue:
             queue = [after if each == review else each for each in queue]
@@ -301,7 +303,8 @@ class PlanesPage:
         def words(subject: str, fault: str, points: float) -> str:
             return f"{plane_view.deduction_words(subject, fault, protocol, language)} −{points:g}"
 
-        counted = [each for each in found.deductions if not each.struck] if found else []
+        scored = found is not None and found.score is not None
+        counted = [each for each in found.deductions if not each.struck] if scored else []
         strikable = [(words(each.subject, each.fault, each.points), each.item) for each in counted]
         addable = plane_review.addable(found, protocol) if found else []
         boxes = enumerate(found.structures) if found else ()
@@ -363,9 +366,19 @@ class PlanesPage:
 
 
 def _one_frame(path: str | None) -> Frame:
+    """The image of a file. NoImage without one, ModelError for a cine: none of its images is left out
+    unsaid."""
     frames = read_uploads([path]) if path else []
     if not frames:
         raise NoImage
+    if len(frames) > 1:
+        source = frames[0].source
+        raise ModelError(
+            f"{source} holds several images, and one is assessed at a time. Export a single image, or open "
+            "the file under Folder on the page, where each is assessed.",
+            f"{source} 含多幅图像，而每次只评价一幅。请导出单幅图像，"
+            "或在页面的“文件夹”中打开该文件，逐幅评价。",
+        )
     return frames[0]
 
 
@@ -381,9 +394,10 @@ def _reread(review: Review) -> Frame:
     return replace(frame, source=review.source, offset=review.offset)
 
 
-def _end(review: Review) -> tuple[int, int]:
-    """Where the part that the model saw ends in the file's own picture: x, y."""
-    return review.offset[0] + review.size[0], review.offset[1] + review.size[1]
+def _shown_part(review: Review) -> Box:
+    """Where the part that the model saw lies in the file's own picture."""
+    (x, y), (width, height) = review.offset, review.size
+    return x, y, x + width, y + height
 
 
 def _is_done(review: Review) -> bool:
@@ -391,10 +405,11 @@ def _is_done(review: Review) -> bool:
 
 
 def _queued(paths: Sequence[str] | None, queue: list[Review]) -> tuple[list[Review], list[UnreadableUploads]]:
-    """The images of a folder, with what is known of those that were judged before; and its bad files."""
+    """The images of a folder, with what is known of those that were judged before; and its bad files. One
+    that was refused is tried again. The images of a cine are told apart by their numbers."""
     if not paths:
         raise NoImage
-    known = {(each.source, each.path): each for each in queue}
+    known = {(each.source, each.path): each for each in queue if each.finished}
     found, problems = [], []
     for path in sorted(paths, key=lambda path: Path(path).name):  # folders are named by hashes
         try:
@@ -404,6 +419,8 @@ def _queued(paths: Sequence[str] | None, queue: list[Review]) -> tuple[list[Revi
             continue
         for frame in frames:
             review = _begun(frame)  # the same pixels have the same path: it is named by their hash
+            if len(frames) > 1:
+                review = replace(review, source=f"{frame.source} #{frame.index + 1}")
             found.append(known.get((review.source, review.path), review))
     return found, problems
 

@@ -87,12 +87,12 @@ class CaseChat(Chat):
         in_view = sum(len(display.pictures(bubble)) for bubble in bubbles if bubble["role"] == "user")
         check_case(words, len(frames) + in_view)
 
-    def _conversation(self, bubbles: list[Bubble]) -> tuple[list[Turn | Reply], Turn]:
-        """A person's choice of frame stands until new images come."""
-        history, turn = display.conversation(bubbles)
-        if not turn.frames:
-            turn = Turn(turn.text, (), turn.task, turn.organ, turn.language, chosen_before(bubbles))
-        return history, turn
+    def _answer(
+        self, bubbles: list[Bubble], language: str, choices: Sequence, chosen: tuple[int, ...] = ()
+    ) -> Iterator[dict]:
+        """A person's choice of frame stands until new images come, or all frames are to be used."""
+        standing = () if choices[1] == "all" else chosen_before(bubbles)
+        yield from super()._answer(bubbles, language, choices, chosen or standing)
 
     def _shown(self, reply: Reply, bubbles: list[Bubble], images: int, language: str) -> list[Bubble]:
         selection = reply.selection if isinstance(reply, SelectionReply) else None

@@ -16,6 +16,8 @@ from typing import Any
 from assistants.abvlm_q.assistant import PlaneReply
 from assistants.abvlm_q.scoring import Add, Assessment, Change, Correct, Judged, Strike, points_of, revise
 from imaging.planes import ATTENUATION, FAULTS, Planes
+from models.boxes import Box
+from models.errors import ModelError
 
 COLUMNS = ("file", "plane", "score", "grade", "main_deduction", "deductions", "boxes", "doubts", "by")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute
@@ -68,15 +70,18 @@ def add(item: str) -> Add:
     return Add(subject, fault)
 
 
-def correct(index: int, edges: Sequence[float | None], label: str | None, size: tuple[int, int]) -> Correct:
-    """A box from what was typed; ValueError for a missing number, or a box outside a picture that ends at
-    `size`."""
+def correct(index: int, edges: Sequence[float | None], label: str | None, shown: Box) -> Correct:
+    """A box from what was typed; ModelError for a missing number, and for what is no box inside the part of
+    the picture that is `shown`."""
     if any(edge is None for edge in edges):
-        raise ValueError("a box needs four numbers")
+        raise ModelError("a box needs all four numbers.", "边界框需要填写全部四个数值。")
     x1, y1, x2, y2 = (round(edge) for edge in edges)
-    if min(x1, y1) < 0 or x2 > size[0] or y2 > size[1]:
-        raise ValueError(
-            f"box {(x1, y1, x2, y2)!r} is not inside the picture of {size[0]} x {size[1]} pixels"
+    left, top, right, bottom = shown
+    if not (left <= x1 < x2 <= right and top <= y1 < y2 <= bottom):
+        raise ModelError(
+            f"a box has x1 below x2 and y1 below y2, here x from {left} to {right} and y from {top} to "
+            f"{bottom}.",
+            f"边界框须满足 x1 < x2、y1 < y2，且 x 在 {left} 至 {right} 之间，y 在 {top} 至 {bottom} 之间。",
         )
     return Correct(index, (x1, y1, x2, y2), label)
 

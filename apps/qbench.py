@@ -20,18 +20,22 @@ from gradio.utils import get_upload_folder
 
 from apps import ratings
 from apps.chat import AT_ONCE, UnreadableUploads, explain
-from apps.echovlm import ANY_ORGAN, ORGANS, examples, organ_choice
+from apps.echovlm import ANY_ORGAN, EXAMPLES, ORGANS, organ_choice
 from apps.language import LANGUAGES, both, label, language_choice, text
 from apps.opening import Opening
 from apps.ratings import Rated
 from assistants.base import Assistant, Settings, Turn
 from imaging.files import read_examination
 from imaging.frame import Frame
-from models.errors import ModelError
+from models.endpoint import foreign_host
+from models.errors import ModelError, UnusableImage
 
 PROMPTS = ("basic", "contextual", "diagnostic", "quantitative")
 TOGETHER = 4  # images rated in one go: few enough for a table that grows and a Stop that is heard
 MOST_COMPARED = 32
+# One artery and one heart at three levels: `python -m simulator OUT --cases 12 --seed 2026 --task compare`
+IVUS = tuple(f"quality/ivus-{number}.png" for number in (1, 2, 3))
+FOUR_CHAMBERS = tuple(f"quality/heart-{number}.png" for number in (1, 2, 3))
 _WAIT = 0.5  # seconds between two looks at weights that are still loading
 _QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -42,6 +46,8 @@ def build(openings: dict[str, Opening], language: gr.components.Component) -> gr
     """Place the page in the current layout and connect it; returns the choice of the prompts' language."""
     opening = openings["qbench"]
     with gr.Column(elem_classes="quality-page"):
+        if host := foreign_host(opening.weights):
+            gr.HTML(f'<p class="problem" role="note">{both("quality_remote", host=host)}</p>')
         with gr.Row(elem_classes="choices"):
             prompt = gr.Radio(
                 [(label(f"prompt_{name}"), name) for name in PROMPTS],
@@ -67,6 +73,7 @@ class _Task:
     """What rating and comparing share: files, a button to start, Stop, a line of status."""
 
     name: str  # also the label of its button
+    shown: tuple[str, ...]  # simulated images in the examples' folder, to try it with
 
     def __init__(self, opening: Opening):
         self.opening = opening
@@ -119,7 +126,7 @@ class _Task:
             self.stopped, [language, *self.outputs()], [*always, *self.outputs()], queue=False, **_QUIET
         )
         self.stop.click(None, None, None, cancels=[at_work], **_QUIET)
-        shown = [file for example in examples() for file in example.files]
+        shown = [str(EXAMPLES / name) for name in self.shown]
         self.example.click(lambda: shown, None, self.files, queue=False, **_QUIET)
 
     def stopped(self, language: str, *values: Any) -> Update:
@@ -151,6 +158,7 @@ class _Task:
 
 class _Rate(_Task):
     name = "quality"
+    shown = (*IVUS, *FOUR_CHAMBERS)
 
     def place_actions(self) -> None:
         self.download = gr.DownloadButton(label("quality_csv"), interactive=False, elem_id="quality-csv")
@@ -221,6 +229,7 @@ class _Rate(_Task):
 
 class _Compare(_Task):
     name = "compare"
+    shown = FOUR_CHAMBERS[:2]  # two, for the slider
 
     def place_results(self) -> None:
         self.verdict = gr.HTML("", elem_id="compare-verdict")
@@ -285,7 +294,7 @@ def rate(
                 rated = [*rated, *_rated(assistant, group, prompt, organ, asked_in)]
                 yield done, rated
             waiting = []
-            rated = [*rated, *(ratings.unread(problem) for problem in problems)]
+            rated = [*rated, *(ratings.unread(problem.source, problem.error) for problem in problems)]
             if problems:
                 yield done, rated
 
@@ -293,7 +302,16 @@ def rate(
 def _rated(
     assistant: Assistant, frames: tuple[Frame, ...], prompt: str, organ: str, asked_in: str
 ) -> Iterator[Rated]:
-    reply = _last(assistant, _turn(prompt, frames, "quality", organ, asked_in))
+    """The frames' ratings, all asked at once; one by one where the model cannot read some of them."""
+    try:
+        reply = _last(assistant, _turn(prompt, frames, "quality", organ, asked_in))
+    except UnusableImage as error:
+        if len(frames) == 1:
+            yield ratings.unread(ratings.name_of(frames[0]), error)
+            return
+        for frame in frames:
+            yield from _rated(assistant, (frame,), prompt, organ, asked_in)
+        return
     for index, frame in enumerate(frames):
         yield ratings.rated(frame, reply, index, asked_in)
 
@@ -373,8 +391,8 @@ def _quality_endpoint(opening: Opening):
         """Rate the quality of ultrasound images; yields the ratings so far, one for each image in order.
 
         A rating has `image`, `probabilities` of low, medium and high, `level`, `score` 0 to 10, `borderline`
-        (null where no cut points were fitted), `indicators`, `unfamiliar`, and `problem` where a file could
-        not be read. `files_done` counts files. Research use only.
+        (null where no cut points were fitted) and `cuts_of`, whose they are, `indicators`, `unfamiliar`, and
+        `problem` where a file could not be read. `files_done` counts files. Research use only.
         """
 
         def answer(assistant: Assistant) -> Iterator[dict]:

@@ -19,8 +19,9 @@ from gradio.utils import get_upload_folder
 
 from apps.display import save_frame
 from apps.language import both, text
-from imaging.files import Problem
+from imaging.errors import UnreadableFile
 from imaging.frame import Frame
+from models.errors import UnusableImage
 
 LEVELS = ("low", "medium", "high")  # the order of bars and columns
 INDICATORS = ("clarity", "contrast", "noise", "detail_resolution", "uniformity", "artefacts", "overall")
@@ -49,7 +50,7 @@ class Rated:
 
 
 FOUND = (
-    "prompt", "language", "probabilities", "level", "level_by", "score", "borderline", "open_mass",
+    "prompt", "language", "probabilities", "level", "level_by", "cuts_of", "score", "borderline", "open_mass",
     "indicators", "model", "wording",
 )  # fmt: skip
 
@@ -60,12 +61,17 @@ def rated(frame: Frame, reply: Any, index: int, language: str) -> Rated:
     own = reply.ratings[index] if several else {key: getattr(reply, key, None) for key in FOUND}
     found = {key: own.get(key) for key in FOUND}
     found |= {"prompt": reply.prompt, "language": language, "model": reply.model, "wording": reply.wording}
-    name = frame.source if frame.index == 0 else f"{frame.source} #{frame.index + 1}"
-    return Rated(name, save_frame(frame), found, index in reply.unfamiliar)
+    return Rated(name_of(frame), save_frame(frame), found, index in reply.unfamiliar)
 
 
-def unread(problem: Problem) -> Rated:
-    return Rated(problem.source, problem={each: problem.message(each) for each in ("zh", "en")})
+def name_of(frame: Frame) -> str:
+    """The file's name, with the number of the frame where that is not its first."""
+    return frame.source if frame.index == 0 else f"{frame.source} #{frame.index + 1}"
+
+
+def unread(name: str, error: UnreadableFile | UnusableImage) -> Rated:
+    """What could not be rated, and why."""
+    return Rated(name, problem={each: error.message(each) for each in ("zh", "en")})
 
 
 def table(images: Sequence[Rated], language: str) -> dict[str, list]:
@@ -175,6 +181,8 @@ def summary(images: Sequence[Rated], seconds: float) -> str:
     parts = [both("quality_done", count=len(images) - failed, seconds=f"{seconds:.1f}")]
     parts += [both("quality_failed", count=failed)] if failed else []
     parts += [f"<strong>{both('quality_unfamiliar', count=strange)}</strong>"] if strange else []
+    placed = dict.fromkeys(image.found.get("cuts_of") for image in images)
+    parts += [both("quality_cuts", population=population) for population in placed if population]
     return " ".join(parts)
 
 

@@ -40,10 +40,14 @@ def step_bubble(selection: dict[str, Any], bubbles: Sequence[Bubble], language: 
 
 
 def chosen_before(bubbles: Sequence[Bubble]) -> tuple[int, ...]:
-    """The frames that a person chose at the last step of the conversation; empty when the assistant did."""
-    marks = [mark(bubble) for bubble in bubbles]
-    last = next((each for each in reversed(marks) if each.partition(":")[0] == STEP), "")
-    return tuple(int(number) for number in re.findall(r"\d+", last))
+    """The frames that a person chose at the last step of the conversation; empty when the assistant did, or
+    when images came after it."""
+    for bubble in reversed(bubbles):
+        if mark(bubble).partition(":")[0] == STEP:
+            return tuple(int(number) for number in re.findall(r"\d+", mark(bubble)))
+        if bubble["role"] == "user" and pictures(bubble):
+            return ()
+    return ()
 
 
 def picked(value: str) -> tuple[int, int] | None:

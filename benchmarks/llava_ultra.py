@@ -38,7 +38,7 @@ from assistants.llava_ultra.encoding import Encoder
 from assistants.llava_ultra.images import encode_frames
 from assistants.llava_ultra.published import open_published
 from imaging.frame import Frame
-from models.checkpoint import resolve
+from models.checkpoint import CheckpointError, resolve
 from training.recipe import read_recipe
 from training.ultra import fresh_ultra
 
@@ -77,15 +77,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="the best counts")
     parser.add_argument("--counted-only", action="store_true", help="leave seconds and memory out")
     args = parser.parse_args()
+    try:
+        weights = resolve(args.weights) if args.weights else None
+    except CheckpointError as error:
+        parser.error(str(error))
     if not args.counted_only:
-        _print_measured(args.weights, args.repeats)
+        _print_measured(weights, args.repeats)
     with torch.device("meta"):
         demo, paper = _open(None)[1], LlavaUltraForConditionalGeneration(LlavaUltraConfig(**PAPER))
     for title, model in (("demo recipe", demo), ("paper", paper)):
         _print_counted(title, model)
 
 
-def _print_measured(weights: str | None, repeats: int) -> None:
+def _print_measured(weights: Path | None, repeats: int) -> None:
     print("| k | way | first token, s | against all | peak memory, MB |\n|---|---|---|---|---|")
     spawn = multiprocessing.get_context("spawn")
     for count in COUNTS:
@@ -98,7 +102,7 @@ def _print_measured(weights: str | None, repeats: int) -> None:
             print(f"| {count} | {way} | {seconds:.3f} | {ratio:.1f}× sooner | {memory:.0f} |", flush=True)
 
 
-def measure(weights: str | None, way: str, count: int, repeats: int) -> tuple[float, float]:
+def measure(weights: Path | None, way: str, count: int, repeats: int) -> tuple[float, float]:
     """Seconds to the first token of a case of `count` frames, and MB above what the weights take."""
     encoder, model = _open(weights)
     rng = np.random.default_rng(count)
@@ -118,12 +122,12 @@ def measure(weights: str | None, way: str, count: int, repeats: int) -> tuple[fl
     return min(taken), _peak_mb() - before
 
 
-def _open(weights: str | None) -> Parts:
+def _open(weights: Path | None) -> Parts:
     if weights is None:
         encoder, model = fresh_ultra(read_recipe(RECIPE), [])
         return encoder, model.eval()
-    model = open_published(resolve(weights)).model
-    return Encoder.open(resolve(weights), model.config), model
+    model = open_published(weights).model
+    return Encoder.open(weights, model.config), model
 
 
 def _first_token(

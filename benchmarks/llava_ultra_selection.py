@@ -12,11 +12,11 @@ site named and without. Ways to choose:
     valid      a valid frame: the most that a choice can bring
     all        no choice, every frame goes to the language model
 
-First table: how often the frame is valid (Wilson 95 % intervals), and of the teacher for every N of Eq. 4,
-with the share of its target in Eq. 5 that lies on valid frames for several `sharpness`. Second, the shape of
-the paper's Table 3: answers by LLaVA-Med's definitions (`eval`, profile llava), tokens read, and seconds from
-features to the first token, one case at a time. Several `--weights NAME=FOLDER` stand side by side; without
-SAM is one of another training. Seconds depend on the machine: compare within a table.
+First table: how often the frame is valid (Wilson 95 % intervals over groups), and of the teacher for every N
+of Eq. 4, with the share of its target in Eq. 5 that lies on valid frames for several `sharpness`. Second, the
+shape of the paper's Table 3: answers by LLaVA-Med's definitions (`eval`, profile llava), tokens read, and
+seconds from features to the first token, one case at a time. Several `--weights NAME=FOLDER` stand side by
+side; without SAM is one of another training. Seconds depend on the machine: compare within a table.
 
 Before the last stage of a training, `--unfinished RECIPE --choice-only --ways findings question` says whether
 the teacher knows the frame, with which N, and which `sharpness` makes its target neither flat nor blind.
@@ -25,6 +25,7 @@ the teacher knows the frame, with which N, and which `sharpness` makes its targe
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -45,12 +46,14 @@ from assistants.llava_ultra.published import open_published
 from eval.intervals import wilson
 from eval.pairs import Pair
 from eval.scoring import Options, score_pairs
-from imaging.case import Case, read_cases
+from imaging.case import Case, CaseError, read_cases
 from imaging.files import load_frames
 from models.checkpoint import resolve
+from models.errors import ModelError
 from models.frame_choice import attention_scores, normalise
-from training.recipe import read_recipe
-from training.run import simulate
+from training.loop import OtherRecipe
+from training.recipe import RecipeError, read_recipe
+from training.simulated import simulate
 from training.ultra import fresh_ultra
 
 WEIGHTS = "weights/demo/llava_ultra"
@@ -117,7 +120,7 @@ WAYS: dict[str, Way] = {
 }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.llava_ultra_selection",
         description=__doc__,
@@ -130,14 +133,21 @@ def main() -> None:
     parser.add_argument("--choice-only", action="store_true", help="leave the second table out")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--output", type=Path, help="folder for the cases")
-    args = parser.parse_args()
-    if args.unfinished:
-        opened = [open_unfinished(args.unfinished, RUNS)]
-    else:
-        opened = [_open(*words.partition("=")[::2]) for words in args.weights]
-    with tempfile.TemporaryDirectory() as folder:
-        cases = _cases(args.output or Path(folder), args.cases, args.seed)
-        compare(opened, cases, args.ways, print, answers=not args.choice_only)
+    args = parser.parse_args(arguments)
+    if unnamed := [words for words in args.weights if not all(words.partition("=")[::2])]:
+        parser.error(f"--weights {unnamed[0]}: expected NAME=FOLDER")
+    try:
+        if args.unfinished:
+            opened = [open_unfinished(args.unfinished, RUNS)]
+        else:
+            opened = [_open(*words.partition("=")[::2]) for words in args.weights]
+        with tempfile.TemporaryDirectory() as folder:
+            cases = _cases(args.output or Path(folder), args.cases, args.seed)
+            compare(opened, cases, args.ways, print, answers=not args.choice_only)
+    except (ModelError, RecipeError, OtherRecipe, CaseError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 def _open(name: str, folder: str) -> Opened:
@@ -217,12 +227,16 @@ def _read(one: Opened, way: str, case: Case, images: Tensor) -> Read:
 
 
 def _validity(name: str, way: str, chosen: Iterable[tuple[Case, int | None]]) -> str:
-    """One line: the share of cases whose frame is valid; without a frame, the mean share of valid ones."""
-    hits: dict[bool, list[float]] = {True: [], False: []}
+    """One line: the share of groups whose frame is valid; without a frame, the mean share of valid ones.
+
+    A group's two requests are about the same frames: together they count once, as their mean.
+    """
+    hits: dict[bool, dict[tuple, list[float]]] = {True: {}, False: {}}
     for case, frame in chosen:
         share = len(case.valid_images) / len(case.images) if frame is None else frame in case.valid_images
-        hits[case.extra["lesion_px"] <= SMALL_PX].append(float(share))
-    cells = [_share(found, way == "chance") for found in (hits[True] + hits[False], hits[True], hits[False])]
+        hits[case.extra["lesion_px"] <= SMALL_PX].setdefault(case.images, []).append(float(share))
+    small, larger = ([float(np.mean(shares)) for shares in hits[size].values()] for size in (True, False))
+    cells = [_share(found, way == "chance") for found in (small + larger, small, larger)]
     return f"| {name} | {way} | {' | '.join(cells)} |"
 
 
@@ -242,7 +256,7 @@ def _share(hits: Sequence[float], plain: bool) -> str:
     text = f"{100 * np.mean(hits):.1f} % of {len(hits)}"
     if plain:
         return text
-    low, high = (100 * limit for limit in wilson(int(sum(hits)), len(hits)))
+    low, high = (100 * limit for limit in wilson(round(sum(hits)), len(hits)))
     return f"{text} ({low:.1f}–{high:.1f})"
 
 
@@ -278,4 +292,4 @@ def _write(one: Opened, some: Sequence[Read]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

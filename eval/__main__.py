@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from eval.result import Result
 
 DONE, INCOMPLETE, REFUSED = 0, 1, 2
+BATCHES = {"qbench": 16}  # cases asked together, of others 1: Ultrasound-QBench, section III.B b
 ENDINGS = {".md": "md", ".json": "json", ".csv": "csv", ".tex": "latex"}
 
 
@@ -67,7 +68,7 @@ def _predict(args: argparse.Namespace) -> int:
         _assistant(args),
         args.weights,
         args.output,
-        batch_size=args.batch_size,
+        batch_size=args.batch_size or BATCHES.get(args.assistant, 1),
         settings=settings,
         device=args.device,
         dtype=args.dtype,
@@ -94,6 +95,7 @@ def _assistant(args: argparse.Namespace) -> str | Assistant:
 
 
 def _score(args: argparse.Namespace) -> int:
+    from eval.metrics.grades import confusion
     from eval.papers import paper_table
     from eval.table import render
 
@@ -106,7 +108,7 @@ def _score(args: argparse.Namespace) -> int:
     if paper and not args.group_by:
         args.group_by = paper.group_by
     options = _options(args)
-    results, complete = [], True
+    results, complete, confusions = [], True, {}
     for path in args.predictions:
         read = _read(args, path)
         pairs = _of_task(read.pairs, paper.task, path) if paper else read.pairs
@@ -116,10 +118,16 @@ def _score(args: argparse.Namespace) -> int:
         complete &= all(result.complete for result in scored) and not read.extra
         _warn(path, dict.fromkeys(warning for result in scored for warning in result.warnings))
         results += scored
+        if args.confusion:
+            confusions[path if Path(path).stem in confusions else Path(path).stem] = confusion(pairs)
     if args.picture:
         from eval.picture import draw
 
         draw(results, args.picture, columns=args.columns or None)
+    if args.confusion:
+        from eval.grade_picture import draw_grades
+
+        draw_grades(confusions, args.confusion)
     if args.heat_map:
         from eval.heat_map import draw_table
 
@@ -151,7 +159,7 @@ def _scored(args: argparse.Namespace, path: str, pairs: Sequence[Pair], options:
     )
     fitted = tuple(rater.fitted(pairs).values())
     if args.save_cut_points:
-        rater.add_cut_points(fitted, Path(args.save_cut_points))
+        rater.add_cut_points((*fitted, *rater.pooled(pairs)), Path(args.save_cut_points))
     failures = rater.failures(pairs)
     ways = [(name, None)]
     if args.cut_points:
@@ -227,7 +235,7 @@ def _warn(path: str, lines: Iterable[str]) -> None:
 def _check_targets(args: argparse.Namespace, inputs: Sequence[str]) -> None:
     """Before any work: outputs can be written, and none of them is an input."""
     read = [Path(path) for path in (*inputs, args.references, args.user_dictionary) if path]
-    for flag in ("output", "per_case", "picture", "heat_map", "save_cut_points"):
+    for flag in ("output", "per_case", "picture", "confusion", "heat_map", "save_cut_points"):
         target = getattr(args, flag, None)
         if target is None:
             continue
@@ -363,7 +371,9 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="of a set that has several (default test)")
     parser.add_argument("--images", metavar="FOLDER", help="where a set keeps its images, if not beside it")
     parser.add_argument("--output", required=True, help="JSONL of predictions; gone on with if it is there")
-    parser.add_argument("--batch-size", type=_at_least(1), default=1, help="cases asked together (default 1)")
+    parser.add_argument(
+        "--batch-size", type=_at_least(1), help="cases asked together (default 1; of qbench 16, as its paper)"
+    )
     parser.add_argument("--limit", type=_at_least(1), help="only the first N cases")
     parser.add_argument(
         "--tell-organ", action="store_true", help="give the case's organ away to the assistant"
@@ -411,6 +421,9 @@ def _score_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--columns", type=_names, default=(), metavar="NAME,…", help="of the picture (default: all)"
+    )
+    parser.add_argument(
+        "--confusion", metavar="FILE.png", help="draw which grades of image scores are taken for which"
     )
     parser.add_argument(
         "--heat-map", metavar="FILE.png", help="draw --paper's table with its figures as colours"

@@ -17,7 +17,7 @@ from pathlib import Path
 from eval.layouts import cell_of, number, printed, told_apart
 from eval.paper_layout import OTHER_IMAGES, our_column, our_name
 from eval.papers import PaperGroup, PaperMetric, PaperTable
-from eval.picture import DOTS, LETTERS, _fonts
+from eval.picture import DOTS, LETTERS, fonts_for
 from eval.result import Result
 
 CELL_WIDTH, CELL_HEIGHT, NAMES, HEADS = 0.8, 0.26, 3.6, 1.9  # inches
@@ -48,7 +48,7 @@ def draw_table(results: Sequence[Result], paper: PaperTable, path: str | Path) -
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    fonts = _fonts("".join(line.name for line in lines))
+    fonts = fonts_for("".join(line.name for line in lines))
     shown = [[float("nan") if value is None else value for value in line.figures] for line in lines]
     image = axis.imshow(shown, cmap="cividis", vmin=0, vmax=100, aspect="auto")
     for row, line in enumerate(lines):

@@ -68,7 +68,7 @@ def draw(
     """
     figure = bars(results, section, columns)
     with warnings.catch_warnings():
-        # What cannot be written is said once, in `_fonts`, and not for every character.
+        # What cannot be written is said once, in `fonts_for`, and not for every character.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(path, format=Path(path).suffix[1:].lower() or "png", dpi=DOTS)
 
@@ -92,7 +92,7 @@ def bars(
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
     labels = [*groups, *(panel.title for panel in panels), *(s[0] for panel in panels for s in panel.series)]
-    fonts = _fonts("".join(labels))
+    fonts = fonts_for("".join(labels))
     figure.supxlabel("Lines across the ends of bars are 95 % intervals.", fontsize=LETTERS - 1)
     for panel, axis in zip(panels, axes, strict=True):
         _draw_panel(axis, panel, name, groups, fonts)
@@ -212,7 +212,7 @@ def _is_chinese(text: str) -> bool:
     return any(character >= "\u2e80" for character in text)
 
 
-def _fonts(text: str) -> list[str]:
+def fonts_for(text: str) -> list[str]:
     """Families in order of preference: matplotlib's own, then one that has Chinese, if `text` needs it."""
     from matplotlib import font_manager
 

@@ -22,6 +22,7 @@ from eval.pairs import Pair, PairError
 SETTING, IMAGE = "setting", "image"
 SIMULATED = {"ivus": "simulated IVUS", "apical_four_chamber": "simulated A4C"}  # views of the simulator
 COMPARATIVE = "comparative"
+TOGETHER = " + "  # between the names of sets whose scores were clustered together
 _TEXTS = ("answer", "reference", "score", "answer_type", "options")  # truths of other tables
 
 
@@ -53,10 +54,37 @@ def fitted(pairs: Sequence[Pair]) -> dict[tuple, CutPoints]:
         for each in _apart(pair, {}):
             if (score := _score(each)) is not None:
                 scores[_source(each)].append(score)
+    organs = _organs(pairs)
     return {
-        (dataset, *source): fit(values, dataset, **_named(source))
+        (dataset, *source): fit(values, dataset, **_named(source), organ=organs[dataset])
         for (dataset, *source), values in scores.items()
     }
+
+
+def pooled(pairs: Sequence[Pair]) -> tuple[CutPoints, ...]:
+    """Cut points of the scores of several sets together, for an image of which nobody said what it shows;
+    none where there is one set."""
+    scores: dict[tuple, list[float]] = defaultdict(list)
+    sets: dict[tuple, dict[str, None]] = defaultdict(dict)
+    for pair in pairs:
+        for each in _apart(pair, {}):
+            if (score := _score(each)) is not None:
+                dataset, *source = _source(each)
+                scores[tuple(source)].append(score)
+                sets[tuple(source)][dataset] = None
+    return tuple(
+        fit(values, TOGETHER.join(sets[source]), **_named(source))
+        for source, values in scores.items()
+        if len(sets[source]) > 1
+    )
+
+
+def _organs(pairs: Sequence[Pair]) -> dict[str, str | None]:
+    """Of every set the organ that all its images show; None where they show several."""
+    found: dict[str, set[str | None]] = defaultdict(set)
+    for pair in pairs:
+        found[dataset_of(pair)].add(pair.values.get("organ"))
+    return {dataset: organs.pop() if len(organs) == 1 else None for dataset, organs in found.items()}
 
 
 def cuts_used(apart: Sequence[Pair]) -> tuple[str, ...]:
@@ -147,9 +175,11 @@ def _named(source: Sequence[str]) -> dict[str, str]:
 
 
 def _other(source: tuple, own: CutPoints, cut_points: Sequence[CutPoints]) -> CutPoints:
-    """The first of the cut points that fits and does not come from these very scores."""
+    """The first of the cut points that fits and does not come from these very scores; those of images of the
+    same organ go before others."""
     named = _named(source[1:])
-    found = next((each for each in cut_points if each.fits(**named) and each.scores != own.scores), None)
+    others = [each for each in _others(own, cut_points) if each.fits(**named)]
+    found = min(others, key=lambda each: each.organ != own.organ, default=None)
     if found is None:
         raise PairError(
             f"no cut points of another set fit {source[0]}, prompt {named['prompt']}, language "
@@ -157,6 +187,14 @@ def _other(source: tuple, own: CutPoints, cut_points: Sequence[CutPoints]) -> Cu
             "score OTHER.jsonl --save-cut-points FILE"
         )
     return found
+
+
+def _others(own: CutPoints, cut_points: Sequence[CutPoints]) -> list[CutPoints]:
+    """Without the population to be placed, and without what it was clustered together with."""
+    others = [each for each in cut_points if each.scores != own.scores]
+    if len(others) == len(cut_points):
+        return others
+    return [each for each in others if own.population not in each.population.split(TOGETHER)]
 
 
 def _clustered(pair: Pair, placing: Mapping[tuple, CutPoints]) -> Pair:

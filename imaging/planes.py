@@ -278,8 +278,10 @@ def _protocol(file: _Entry) -> Planes:
     highest = score["highest"].number(lowest + 1, 100)
     states, below = _states(parts["states"])
     attenuation, found = parts["attenuation"].name("ignored_upto", "grades")
-    structures = {key: entry.name()[0] for key, entry in parts["structures"].items().items()}
+    structures = _structures(parts["structures"])
     planes = {key: _plane(entry, structures, highest) for key, entry in parts["planes"].items().items()}
+    if not planes:
+        raise parts["planes"].error("planes is empty; name at least one plane.")
     return Planes(
         planes=planes,
         structures=structures,
@@ -293,6 +295,14 @@ def _protocol(file: _Entry) -> Planes:
         highest=highest,
         lowest=lowest,
     )
+
+
+def _structures(entry: _Entry) -> dict[str, Name]:
+    found = entry.items()
+    for key in (ATTENUATION, NON_STANDARD, *STATES):
+        if key in found:
+            raise found[key].error(f"{key} names something else already; give the structure another key.")
+    return {key: each.name()[0] for key, each in found.items()}
 
 
 def _states(entry: _Entry) -> tuple[dict[str, Name], dict[str, float]]:
@@ -316,7 +326,10 @@ def _steps(
         name, found = item.name(*more)
         limit = found[border].number(steps[-1].limit if steps else lowest, highest)
         points = found["points"].number(0, most_points) if most_points is not None else 0
-        steps.append(Step(found["key"].text(), limit, border == "upto", name, points))
+        key = found["key"].text()
+        if key in STATES or "." in key or any(step.key == key for step in steps):
+            raise found["key"].error(f"key {key!r} is another's, or holds a dot; choose another.")
+        steps.append(Step(key, limit, border == "upto", name, points))
     if steps[-1].limit != highest or not steps[-1].inclusive:
         raise item.error(f"the last of {entry.key} must have upto: {highest:g}.")
     return tuple(steps)

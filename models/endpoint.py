@@ -139,6 +139,12 @@ def is_endpoint(weights: str | None) -> bool:
     return weights is not None and weights.startswith(("http://", "https://"))
 
 
+def foreign_host(weights: str | None) -> str | None:
+    """The host of a service elsewhere, which is sent the images; None where they stay on this machine."""
+    host = urlsplit(weights).hostname if is_endpoint(weights) else None
+    return None if host in _LOCAL else host
+
+
 def _data_url(frame: Frame) -> str:
     stream = io.BytesIO()
     Image.fromarray(frame.pixels).save(stream, "PNG")

@@ -37,10 +37,14 @@ class KnownWeights:
 
 @dataclass(frozen=True)
 class Registry:
-    """`classes`: architecture, as config.json names it, to dotted class path. `weights`: id to entry."""
+    """`classes`: architecture, as config.json names it, to dotted class path. `weights`: id to entry.
+
+    `encoders`: of some of these architectures the dotted path of their own `models.likelihood.PromptEncoder`.
+    """
 
     classes: Mapping[str, str]
     weights: Mapping[str, KnownWeights]
+    encoders: Mapping[str, str]
 
 
 @cache
@@ -48,7 +52,8 @@ def registry() -> Registry:
     """The registry file, read once."""
     content = yaml.safe_load(REGISTRY.read_text("utf-8"))
     weights = {name: KnownWeights(id=name, **entry) for name, entry in content["weights"].items()}
-    return Registry(MappingProxyType(content["classes"]), MappingProxyType(weights))
+    classes, encoders = (MappingProxyType(content[key]) for key in ("classes", "encoders"))
+    return Registry(classes, MappingProxyType(weights), encoders)
 
 
 def title_of(

@@ -112,7 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--organ",
         help="only this organ (default: all that the task knows, evenly): "
-        f"{', '.join(ORGANS)}; tasks differ, and refuse another by naming theirs",
+        f"{', '.join(ORGANS)}; tasks differ, and refuse another by naming theirs. quality and compare know "
+        "the paper's two views, and with all every organ's",
     )
     add("--language", choices=("zh", "en", "both"), default="both", help="of the texts (default both)")
     add("--rows", type=int, default=1, help="rows an examination gets for each task (default 1)")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from imaging.planes import NON_STANDARD, Deduction, load_planes
+from imaging.planes import ATTENUATION, NON_STANDARD, Deduction, load_planes
 from simulator import plane_texts
 from simulator.anatomy.registry import VIEWS as VIEWS_OF_ORGANS
 from simulator.anatomy.standard_planes import paint
@@ -171,6 +171,13 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
+def _region(shot: Shot, deduction: Deduction) -> dict[str, list]:
+    """The region of the picture that a deduction is about, where no structure's box says it: the shadows."""
+    if deduction.subject != ATTENUATION:
+        return {}
+    return {"boxes": [list(box_of(shot.picture.labels == ATTENUATED))]}
+
+
 def _row(shot: Shot, language: str, rng: np.random.Generator) -> dict[str, Any]:
     """One row: fields of `imaging.case.Case`, and the truth behind them."""
     view, ids = shot.view, structure_ids()
@@ -193,7 +200,10 @@ def _row(shot: Shot, language: str, rng: np.random.Generator) -> dict[str, Any]:
         "boxes": [{"label": name, "box": list(box)} for name, box in shot.boxes.items()],
         "plane": list(shot.planes),
         "score": shot.score,
-        "deductions": [{"item": deduction.item, **asdict(deduction)} for deduction in shot.deductions],
+        "deductions": [
+            {"item": deduction.item, **asdict(deduction), **_region(shot, deduction)}
+            for deduction in shot.deductions
+        ],
         "probe": view.setting.probe.name,
         "vendor": view.setting.style.name,
         "shadows": sorted({shadow.kind for shadow in view.setting.shadows}),

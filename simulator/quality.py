@@ -55,7 +55,8 @@ def rules() -> dict:
     return yaml.safe_load((Path(__file__).parent / "wording" / "quality.yaml").read_text(encoding="utf-8"))
 
 
-ORGANS = tuple(dict.fromkeys(view["organ"] for view in rules()["views"].values()))
+EVERY = "all"  # in place of an organ: the views of all of them, evenly
+ORGANS = (*dict.fromkeys(view["organ"] for view in rules()["views"].values()), EVERY)
 
 
 def overall_score(strengths: Strengths) -> float:
@@ -283,7 +284,7 @@ def _place(order: Order, number: int) -> tuple[str, str]:
 def _views(organ: str | None) -> list[str]:
     if organ is None:
         return list(BENCHMARK)
-    found = [view for view, words in rules()["views"].items() if words["organ"] == organ]
+    found = [view for view, words in rules()["views"].items() if organ in (words["organ"], EVERY)]
     if not found:
         raise OrderError(f"no image quality view of the organ {organ!r}: choose one of {', '.join(ORGANS)}")
     return found

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import tiny
 import torch
 from transformers import (
     CLIPVisionConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -30,8 +33,10 @@ SIDE, PATCH = 28, 14
 
 
 def save(folder: Path, kind: str = "llava") -> Path:
-    """Write a whole folder of "llava" (LLaVA-1.5) or "llava_next" with random weights."""
+    """Write a whole folder of "llava" (LLaVA-1.5), "llava_next" or "internvl" with random weights."""
     torch.manual_seed(0)
+    if kind == "internvl":
+        return _save_internvl(folder)
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = TEMPLATE
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
@@ -61,4 +66,49 @@ def save(folder: Path, kind: str = "llava") -> Path:
             parameter.mul_(3)  # untrained weights are so small that they say the same to everybody
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return folder
+
+
+def _save_internvl(folder: Path) -> Path:
+    """As the hub has it: four tiles an image and the whole, and a part for videos that needs torchvision."""
+    names = {"start_image_token": "<img>", "end_image_token": "</img>", "video_token": "<video>"}
+    names["context_image_token"] = "<IMG_CONTEXT>"
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(names.values())})
+    tokenizer.chat_template = TEMPLATE.replace("<image>", "<IMG_CONTEXT>")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
+    text = {
+        "model_type": "qwen2",
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": len(tokenizer),
+    }
+    vision = {"num_hidden_layers": 1, "image_size": [SIDE, SIDE], "patch_size": [PATCH // 2, PATCH // 2]}
+    model = InternVLForConditionalGeneration(
+        InternVLConfig(
+            vision_config=sizes | vision,
+            text_config=sizes | text | {"max_position_embeddings": 2048},
+            image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+            image_seq_length=4,
+        )
+    )
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)  # as above
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    colours = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    files = {
+        "tokenizer_config": json.loads((folder / "tokenizer_config.json").read_text()) | names,
+        "preprocessor_config": colours
+        | {"image_processor_type": "GotOcr2ImageProcessorFast", "size": {"height": SIDE, "width": SIDE}}
+        | {"min_patches": 1, "max_patches": 4, "processor_class": "InternVLProcessor"},
+        "video_preprocessor_config": {"video_processor_type": "InternVLVideoProcessor"},
+        "processor_config": {"image_seq_length": 4, "processor_class": "InternVLProcessor"},
+    }
+    files["tokenizer_config"]["extra_special_tokens"] = names
+    for name, values in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(values))
     return folder

@@ -224,6 +224,21 @@ def test_a_change_that_cannot_be_is_refused(change, complaint):
 def test_nothing_is_deducted_from_what_is_not_scored():
     with pytest.raises(ValueError, match="no standard plane"):
         revise(judge(planes=("non_standard",), boxes=()), Add(NECK, "incomplete"), PROTOCOL)
+    unfinished = judge(Stated(NECK, "incomplete", 2), judged=False)
+    with pytest.raises(ValueError, match="not judged to the end"):
+        revise(unfinished, Strike(f"{NECK}.incomplete"), PROTOCOL)
+
+
+def test_a_doubt_that_a_clinician_settles_is_gone_and_the_models_own_sum_stays_wrong():
+    missed = judge(boxes=SEEN[:2], score=9)
+    assert set(missed.flags) == {"score_mismatch", "missing_deduction"}
+    assert revise(missed, Add(FUNDUS, "not_displayed"), PROTOCOL).flags == ("score_mismatch",)
+    at_odds = judge(Stated(NECK, "not_displayed", 3), score=7)
+    assert at_odds.flags == ("found_but_not_displayed",)
+    assert revise(at_odds, Strike(f"{NECK}.not_displayed"), PROTOCOL).flags == ()
+    strange = judge(boxes=(*SEEN[:2], NamedBox("tumour", (0, 0, 9, 9))), score=10)
+    named = revise(strange, Correct(2, (0, 0, 9, 9), FUNDUS), PROTOCOL)
+    assert "unknown_structure" in strange.flags and named.flags == ()
 
 
 def test_a_hospitals_own_points_count():

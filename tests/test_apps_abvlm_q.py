@@ -241,11 +241,17 @@ def test_a_corrected_box_moves_and_is_marked(page):
     assert '<rect x="22" y="31" width="22" height="24"/>' in after[made.picture]
 
 
-@pytest.mark.parametrize("edges", [(1, 2, None, 4), (5, 5, 5, 9), (0, 0, 999, 20), (-3, 0, 5, 5)], ids=str)
-def test_a_box_that_is_none_is_refused_with_a_sentence(page, edges):
-    made = page()
-    after = made.on_correct(REVIEW, [], "en", 0, "spleen", *edges)
+@pytest.mark.parametrize(
+    "edges",
+    [(11, 12, None, 14), (15, 15, 15, 19), (15, 19, 18, 16), (12, 12, 999, 20), (5, 12, 15, 15)],
+    ids=str,
+)
+def test_a_box_that_is_none_is_refused_with_a_sentence_in_either_language(page, edges):
+    made, review = page(), replace(REVIEW, offset=(10, 10))
+    after = made.on_correct(review, [], "en", 0, "spleen", *edges)
     assert set(after) == {made.status} and "cannot be changed" in after[made.status]
+    after = made.on_correct(review, [], "zh", 0, "spleen", *edges)
+    assert "无法修改：边界框" in after[made.status]
 
 
 def test_changing_nothing_says_so(page):
@@ -303,6 +309,26 @@ def test_a_bad_file_and_a_refused_image_do_not_stop_the_others(page):
     updates, queue = run(made, [str(letter), upload("1.png", 1), upload("2.png", 2)])
     assert [each.error["en"] for each in queue] == ["too narrow"] * 2
     assert "letter.png" in updates[-1][made.progress]
+
+
+def test_what_was_refused_is_tried_again_with_the_next_start(page):
+    made = page(ModelError("too narrow", "过于狭长"))
+    _, queue = run(made, [upload("1.png", 1)])
+    assert queue[0].error and not queue[0].finished
+    made.opening.assistant.replies = (FOUND,)
+    _, again = run(made, [upload("1.png", 1)], queue)
+    assert again[0].finished and again[0].error is None
+
+
+def test_each_image_of_a_cine_is_judged_in_a_folder_and_none_is_dropped_unsaid_alone(page):
+    made = page()
+    path = pages.write_dicom(Path(upload("still.png")).parent, "cine.dcm", frames=3)
+    _, queue = run(made, [path])
+    assert [each.source for each in queue] == [f"cine.dcm #{n}" for n in (1, 2, 3)]
+    assert len({each.path for each in queue}) == 3
+    asked = len(made.opening.assistant.asked)
+    *_, last = made.on_judge(path, "zh", "zh")
+    assert "cine.dcm 含多幅图像" in last[made.status] and len(made.opening.assistant.asked) == asked
 
 
 def test_a_change_reaches_the_queue_and_a_click_opens_the_row(page):

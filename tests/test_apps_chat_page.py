@@ -93,6 +93,9 @@ def test_a_click_answers_from_that_frame_and_the_next_question_stays_with_it(fil
     assert assistant.asked[-1][0].chosen == (0,)
     send(chat, [upload("new.png", 9)], "And?", update[chat.bubbles])
     assert assistant.asked[-1][0].chosen == ()  # a new image: the case is looked at afresh
+    asked = [*update[chat.bubbles], {"role": "user", "content": "And?"}]
+    final_of(chat.answer(True, asked, "en", "echovlm", "all", "en"), chat, asked)
+    assert assistant.asked[-1][0].chosen == ()  # all are to be used
 
 
 @pytest.mark.parametrize("value", ["", "x", "0-0", "99999999-1", "-1-0", "2-0-1", "1-<b>"])
@@ -110,10 +113,17 @@ def test_a_buttons_value(value, found):
 
 
 def test_only_the_last_step_counts():
-    mine, machines = ({"metadata": {"id": each}} for each in ("frames:1,3", "frames"))
-    assert chosen_before([machines, mine]) == (1, 3)
+    mine, machines = (step(each) for each in ("frames:1,3", "frames"))
+    words = {"role": "user", "content": "And?", "metadata": None}
+    images = {"role": "user", "content": [{"path": "a.png", "alt_text": ""}]}
+    assert chosen_before([machines, mine]) == chosen_before([mine, words]) == (1, 3)
     assert chosen_before([mine, machines]) == ()
-    assert chosen_before([]) == chosen_before([{"metadata": None}]) == ()
+    assert chosen_before([mine, images, words]) == chosen_before([mine, images, words, words]) == ()
+    assert chosen_before([]) == chosen_before([words]) == ()
+
+
+def step(mark):
+    return {"role": "assistant", "content": "", "metadata": {"id": mark}}
 
 
 def test_a_step_is_not_read_back_as_an_answer(files):

@@ -16,6 +16,8 @@ from apps.language import LANGUAGES
 from apps.opening import Opening
 from assistants.qbench import prompts
 from assistants.qbench.assistant import QualityReply
+from imaging.files import load_frames
+from models.errors import UnusableImage
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +157,29 @@ def test_the_page_offers_what_the_rater_knows():
     assert set(ratings.FOUND) - {"language"} <= set(QualityReply.__dataclass_fields__)
 
 
+@pytest.mark.parametrize(
+    ("weights", "warned"),
+    [("https://models.example/v1#a", True), ("http://127.0.0.1:8000/v1#a", False), (None, False)],
+)
+def test_images_that_leave_this_machine_are_warned_about(weights, warned):
+    with qbench.gr.Blocks() as page:
+        qbench.build({"qbench": Opening("qbench", weights)}, qbench.gr.Textbox("en"))
+    shown = [block.value for block in page.blocks.values() if isinstance(block, qbench.gr.HTML)]
+    assert any("models.example" in (value or "") for value in shown) == warned
+
+
+def test_there_are_images_to_try_it_with():
+    for task, count in ((qbench._Rate, 6), (qbench._Compare, 2)):
+        frames = load_frames([qbench.EXAMPLES / name for name in task.shown])
+        assert len(frames) == count and {frame.pixels.shape for frame in frames} == {(224, 224, 3)}
+
+
+def test_the_summary_names_whose_cuts_decided():
+    said = ratings.summary([found(cuts_of="simulated <A4C>"), found()], 1.0)
+    assert said.count("simulated &lt;A4C&gt;") == 2  # in both languages
+    assert "cut points" not in ratings.summary([found()], 1.0)
+
+
 # ---- many images
 
 
@@ -176,6 +201,26 @@ class Slow:
         yield QualityReply(
             "done", True, "end", task=turn.task, prompt=turn.text, model="m", wording="w", **more
         )
+
+
+class Choosy(Slow):
+    """A rater whose model cannot read images of one row."""
+
+    def stream(self, turn, history=(), settings=None):
+        if any(len(frame.pixels) == 1 for frame in turn.frames):
+            raise UnusableImage("too narrow to read", "过于狭长")
+        yield from super().stream(turn, history, settings)
+
+
+def test_an_image_that_the_model_cannot_read_is_listed_and_the_others_are_rated(tmp_path, monkeypatch):
+    paths = uploaded(tmp_path, monkeypatch, 6)
+    frames = iter([tiny.frame(1, 500) if n == 2 else tiny.frame(seed=n) for n in range(6)])
+    monkeypatch.setattr(qbench, "read_examination", lambda files, **_: ([next(frames)], []))
+    *_, (done, rated) = qbench.rate(Choosy(), paths, "basic", "any", "en")
+    assert done == len(rated) == 6
+    assert [each.problem and each.problem["zh"] for each in rated] == [
+        None, None, "过于狭长", None, None, None
+    ]  # fmt: skip
 
 
 def uploaded(tmp_path, monkeypatch, count):

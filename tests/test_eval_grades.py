@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
+from eval.__main__ import main
+from eval.grade_picture import draw_grades
 from eval.measure import Measure
 from eval.metrics.grades import GRADES, confusion, grade, measures
 from eval.pairs import Pair, PairError
@@ -124,3 +129,27 @@ def test_a_true_score_that_is_none_is_refused(true):
     for function in (measures, confusion):
         with pytest.raises(PairError, match="id 'c7': score .* is not a number from 0 to 10"):
             function([pair(true, 5, name="c7")])
+
+
+def test_the_picture_of_the_confusion_has_every_count_and_a_panel_a_system(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(Axes, "text", lambda self, x, y, said, **_: written.append((x, y, said)))
+    ours = confusion([pair(10, 9), pair(10, 7), pair(3, 3), pair(7, None)])
+    draw_grades({"ours": ours, "peer $_1": confusion([pair(5, 5)])}, tmp_path / "grades.png")
+    assert (tmp_path / "grades.png").read_bytes().startswith(b"\x89PNG")
+    first, second = written[:20], written[20:]  # a column for no score where there is one
+    assert (3, 3, "1\n50.0 %") in first and (2, 3, "1\n50.0 %") in first and (4, 2, "1\n100.0 %") in first
+    assert len(second) == 16 and (1, 1, "1\n100.0 %") in second
+    with pytest.raises(ValueError, match="no case has a true score"):
+        draw_grades({"ours": confusion([])}, tmp_path / "none.png")
+
+
+def test_the_command_draws_it(tmp_path, capsys):
+    rows = [
+        {"id": str(n), "score": s, "prediction": "x", "prediction_score": s} for n, s in enumerate((9, 5))
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    picture = tmp_path / "pictures/fig5.png"
+    command = ["score", str(tmp_path / "m.jsonl"), "--sections", "grades", "--bootstrap", "0"]
+    assert main([*command, "--confusion", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG") and "2" in capsys.readouterr().out

@@ -11,8 +11,9 @@ from eval.metrics import comparison, correlation, levels, prompts
 from eval.metrics.correlation import ranks
 from eval.pairs import PairError, pair_of
 from eval.papers import paper_table
+from eval.prediction import Summary
 from eval.quality_sets import comparisons, read_quality_set
-from eval.rater import add_cut_points, by_setting, dataset_of, failures, fitted
+from eval.rater import add_cut_points, by_setting, dataset_of, failures, fitted, pooled
 from eval.scoring import Options, score_pairs
 from eval.testsets import read_test_set
 
@@ -89,6 +90,27 @@ def test_cuts_of_another_set_place_the_scores_and_are_named(tmp_path):
     assert len(load(path)) == 4  # two sets by two prompts, each once
     again = by_setting(pairs(rows()), load(path)[::-1])  # its own come first now
     assert {pair.values["cuts_of"] for pair in again} == {"CardiacUltraQA"}  # never the set's own
+
+
+def test_sets_together_have_cuts_of_their_own_which_place_none_of_them(tmp_path):
+    path = tmp_path / "cuts.json"
+    heart, vessel = rows("CardiacUltraQA", shift=1.0), rows()
+    both = pairs(
+        [values | {"organ": "heart"} for values in heart] + [v | {"organ": "vessel"} for v in vessel]
+    )
+    one, *_ = together = pooled(both)
+    assert len(together) == 2 and one.population == "CardiacUltraQA + IVUSQA"
+    assert one.n == 72 and one.organ is None
+    assert {each.population: each.organ for each in fitted(both).values()} == {
+        "CardiacUltraQA": "heart",
+        "IVUSQA": "vessel",
+    }
+    assert pooled(pairs(vessel)) == ()
+    add_cut_points((*together, *fitted(both).values()), path)
+    placed = by_setting(pairs(vessel), load(path))
+    assert {pair.values["cuts_of"] for pair in placed} == {"CardiacUltraQA"}
+    fresh = by_setting(pairs([values | {"organ": "vessel"} for values in rows(shift=0.3)]), load(path))
+    assert {pair.values["cuts_of"] for pair in fresh} == {"IVUSQA"}  # other images of the same organ
 
 
 def test_cuts_of_another_model_are_refused(tmp_path):
@@ -195,6 +217,20 @@ def test_ways_leave_the_plain_columns_as_they_were():
 )  # fmt: skip
 def test_the_set_an_image_is_of(values, name):
     assert dataset_of(pair_of({"id": "a", "prediction": "", **values})) == name
+
+
+@pytest.mark.parametrize(
+    ("assistant", "more", "wanted"),
+    [("qbench", [], 16), ("qbench", ["--batch-size", "3"], 3), ("echovlm", [], 1)],
+)
+def test_a_rater_is_asked_sixteen_images_at_once(monkeypatch, tmp_path, assistant, more, wanted):
+    asked = []
+    monkeypatch.setattr(
+        "eval.prediction.predict",
+        lambda *_, batch_size, **__: asked.append(batch_size) or Summary(0, 0, (), 0, tmp_path),
+    )
+    assert main(["predict", "--assistant", assistant, "--cases", "x", "--output", "y", *more]) == 0
+    assert asked == [wanted]
 
 
 # ---- folders of images with levels

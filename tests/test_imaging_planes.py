@@ -157,6 +157,10 @@ def test_a_hospital_may_replace_the_file(tmp_path):
         ("non_standard: {zh", "non_standard: {fr: x, zh", "unknown key fr"),
         ("  gallbladder_body: {zh", "  gallbladder_neck: {zh", "gallbladder_neck is there twice"),
         ("  spleen_longitudinal:", "  spleen:", "spleen names something else already"),
+        ("  spleen: {zh", "  attenuation: {zh", "attenuation names something else already"),
+        ("key: mild, below", "key: incomplete, below", "key 'incomplete' is another's"),
+        ("key: mild, below", "key: mild.1, below", "holds a dot"),
+        ("key: good", "key: poor", "key 'poor' is another's"),
         ("score: {highest: 10, lowest: 0, source: paper}", "score: 10", "score must hold keys"),
         ("at_least: 1", "at_least: 1.5", "at_least '1.5' is not a whole number"),
         ("grades:\n  - {key: poor", "grades:\n  - [key: poor", "not YAML"),
@@ -181,3 +185,11 @@ def test_an_empty_file_and_one_that_is_no_text_are_refused(tmp_path):
     (tmp_path / "image.yaml").write_bytes(b"\x89PNG\xff\xfe\x00")
     with pytest.raises(PlanesError, match="image.yaml: not a YAML text"):
         load_planes(tmp_path / "image.yaml")
+
+
+def test_a_file_without_planes_is_refused(tmp_path):
+    text = PUBLISHED.read_text("utf-8")
+    start, end = text.index("\nplanes:"), text.index("\nnon_standard:")
+    (tmp_path / "own.yaml").write_text(f"{text[:start]}\nplanes: {{}}{text[end:]}", "utf-8")
+    with pytest.raises(PlanesError, match=r"own.yaml line \d+: planes is empty"):
+        load_planes(tmp_path / "own.yaml")

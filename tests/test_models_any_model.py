@@ -5,6 +5,7 @@ import json
 import pytest
 import seen
 import tiny
+import torch
 
 from models.any_model import ProcessorEncoder, SuiteEncoder, open_any
 from models.checkpoint import CheckpointError
@@ -13,7 +14,7 @@ QUESTION = {"role": "user", "content": [{"type": "image"}, {"type": "text", "tex
 BEGUN = {"role": "assistant", "content": [{"type": "text", "text": "It is"}]}
 
 
-@pytest.fixture(params=["llava", "llava_next"])
+@pytest.fixture(params=["llava", "llava_next", "internvl"])
 def folder(request, tmp_path):
     return seen.save(tmp_path / request.param, request.param)
 
@@ -28,6 +29,15 @@ def test_they_open_without_torchvision(folder):
 def test_the_suite_s_own_open_as_backbones(architecture, tmp_path):
     found = open_any(str(tiny.save(tmp_path, architecture)), device="cpu")
     assert isinstance(found.encoder, SuiteEncoder) and found.backbone.folder == tmp_path
+
+
+def test_what_is_seen_of_an_image_fits_the_tokens_of_it(folder):
+    found = open_any(str(folder), device="cpu")
+    for frame in (tiny.frame(28, 28), tiny.frame(28, 84)):
+        image = found.encoder.image(frame, None)
+        ids = torch.tensor([found.encoder.tokens((QUESTION, BEGUN), (frame,), [image])["input_ids"]])
+        with torch.no_grad():  # the library counts both, and refuses what does not fit
+            assert found.model(input_ids=ids, **image).logits.shape[:2] == ids.shape
 
 
 def test_control_tokens_in_a_question_are_plain_text(folder):

@@ -150,6 +150,15 @@ def test_a_model_that_reads_both_ways_differently_reads_whole(tmp_path, monkeypa
     assert model.sharing is False and "do not agree" in model.why
 
 
+def test_images_of_several_tiles_are_read_whole(tmp_path):
+    model = opened("internvl", tmp_path)
+    wanted = asks()
+    alone = [model.of([each], share=False, rows=1)[0] for each in wanted]
+    assert farthest(alone, model.of(wanted)) < 1e-5
+    assert model.sharing is False and "cannot share a beginning" in model.why
+    assert len({row[0] for row in alone}) == len(wanted)
+
+
 def test_a_cache_of_another_kind_is_read_whole(tmp_path, monkeypatch):
     model = opened("qwen2_vl", tmp_path)
     monkeypatch.setattr("models.likelihood.DynamicLayer", DynamicSlidingWindowLayer)

@@ -24,3 +24,4 @@ def test_titles_say_system_weights_and_quantisation(weights, options, title):
 def test_every_known_set_names_a_class_that_is_known():
     known = registry()
     assert {entry.architecture for entry in known.weights.values()} <= set(known.classes)
+    assert set(known.encoders) <= set(known.classes)

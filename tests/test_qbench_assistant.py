@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from assistants.base import Reply, Settings, Turn, open_assistant
-from assistants.qbench import prompts
+from assistants.qbench import levels, prompts
 from assistants.qbench.assistant import QBenchAssistant
 from assistants.qbench.clustering import FILE, fit, save
 from assistants.qbench.reading import RemoteReader
@@ -128,9 +128,28 @@ def test_stored_cuts_place_an_image_and_say_so(folder, rater):
     placed = QBenchAssistant(rater.reader, "t", model=rater.model, cut_points=opened.cut_points)
     reply = last(placed, Turn("", (tiny.frame(seed=0),), "quality"))
     assert (reply.level, reply.level_by) == ("medium", "clusters") and reply.borderline is not None
+    assert reply.cuts_of == "five" and reply.text.endswith("Levels by the cut points of five.")
     assert last(placed, Turn("", (ONE,), "quality", None, "zh")).level_by == "argmax"  # another population
     stranger = QBenchAssistant(rater.reader, "t", model="other", cut_points=opened.cut_points)
     assert last(stranger, Turn("", (ONE,), "quality")).level_by == "argmax"
+
+
+def test_the_quantitative_prompt_has_cuts_under_the_name_that_the_evaluation_gives_it(rater):
+    turn = Turn("quantitative", (ONE,), "quality")
+    free = last(rater, turn)
+    prompt = next(name for name in free.by_prompt if name == free.prompt)
+    kept = {"prompt": prompt, "wording": prompts.prompt_fingerprint(), "language": "en"}
+    cuts = fit([free.score - 1, free.score, free.score + 1], "three", model=rater.model, **kept)
+    reply = last(QBenchAssistant(rater.reader, "t", model=rater.model, cut_points=[cuts]), turn)
+    assert (reply.level, reply.cuts_of) == ("medium", "three")
+
+
+def test_a_model_without_a_place_for_the_score_says_so_in_both_languages(rater, monkeypatch):
+    monkeypatch.setattr(levels, "find", lambda *_: (_ for _ in ()).throw(levels.UnstablePrefix("is high")))
+    monkeypatch.setattr(rater.reader, "_tokens", {})
+    with pytest.raises(ModelError, match="no place to read a score: is high") as refused:
+        last(rater, Turn("", (ONE,), "quality"))
+    assert "分词器" in refused.value.message("zh")
 
 
 def test_the_raw_strategy_writes_and_parses(rater):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from assistants.qbench.clustering import CutPoints, fit, load, place, save
+from assistants.qbench.clustering import CutPoints, choose, fit, load, place, save
 
 SOURCE = {"model": "m", "prompt": "basic", "wording": "w", "language": "zh"}
 
@@ -28,7 +28,7 @@ def test_cuts_depend_on_the_scores_alone():
     assert fitted(scores) == fitted(scores) == fitted(rng.permutation(scores))
     assert fitted(scores + 0.01).scores != fitted(scores).scores
     names = set(inspect.signature(fit).parameters)
-    assert names == {"scores", "population", *SOURCE}  # there is no way to hand labels in
+    assert names == {"scores", "population", "organ", *SOURCE}  # there is no way to hand labels in
 
 
 @pytest.mark.parametrize("scores", [[4.0], [4.0] * 9, [2.0, 8.0] * 3])
@@ -63,6 +63,21 @@ def test_cuts_are_for_their_own_model_prompt_wording_and_language():
     assert EXAMPLE.fits(**SOURCE)
     for key in SOURCE:
         assert not EXAMPLE.fits(**(SOURCE | {key: "other"}))
+
+
+@pytest.mark.parametrize(
+    ("organ", "stored", "chosen"),
+    [
+        ("heart", ("vessel", None, "heart"), "heart"), ("liver", ("vessel", None, "heart"), None),
+        (None, ("vessel", None, "heart"), None), (None, ("vessel", "heart"), "vessel"),
+        ("liver", ("vessel", "heart"), "no cuts"), (None, (), "no cuts"),
+    ],
+)  # fmt: skip
+def test_an_image_is_placed_by_cuts_of_its_own_organ(organ, stored, chosen):
+    cuts = [replace(EXAMPLE, organ=each) for each in stored]
+    found = choose(cuts, organ, **SOURCE)
+    assert (found.organ if found else "no cuts") == chosen
+    assert choose(cuts, organ, **(SOURCE | {"model": "other"})) is None
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):

@@ -31,6 +31,7 @@ def test_cuts_of_a_population_go_before_the_likeliest_level():
     cuts = fit([6.1, 7, 8], "three", model="m", prompt="basic", wording="w", language="en")
     found = rating.rate("basic", reading(0.5, 0.3, 0.2), "en", cuts)
     assert (found.level, found.level_by, found.borderline) == ("low", "clusters", True)
+    assert found.cuts_of == "three"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,8 @@ def test_cuts_of_a_population_go_before_the_likeliest_level():
         ("The quality of this image is poor.", "en", "low"),
         ("good. In terms of noise it is low", "en", "high"),
         ("", "en", None), ("I cannot tell", "en", None), ("between low and medium", "en", None),
-        ("not high", "en", None), ("isn't very good", "en", None),
+        ("not high", "en", None), ("isn't very good", "en", None), ("cannot be called high", "en", None),
+        ("never high", "en", None), ("no noise; high", "en", "high"),
         ("highly echogenic", "en", None),
         ("low-level echoes", "en", None), ("fairly blurred", "en", None),
         ("below average", "en", "medium"),
@@ -48,6 +50,7 @@ def test_cuts_of_a_population_go_before_the_likeliest_level():
         ("中", "zh", "medium"),
         ("低。", "zh", "low"), ("差", "zh", "low"), ("低回声结节", "zh", None),
         ("高回声，边界清", "zh", None),
+        ("不太高", "zh", None), ("不是很高", "zh", None), ("非常高", "zh", "high"),
         ("不高", "zh", None), ("低或中等", "zh", "medium"), ("低质量或中等质量", "zh", None),
         ("图像清晰", "zh", None), ("这幅图像的质量是优", "zh", "high"),
     ],
@@ -123,9 +126,19 @@ def test_a_comparison_is_the_mean_of_both_opinions():
     assert rating.compare(ratings, None).probabilities == (0.0, 1.0)
 
 
+def test_behind_the_best_images_stand_by_their_scores():
+    """Sharp levels leave the others hardly a chance to be best, and a question its noise."""
+    shares = ((0, 0.1, 0.9), (0, 0.9, 0.1), (1, 0, 0), (0, 1, 0))
+    ratings = [rating.rate("basic", reading(*each), "en") for each in shares]
+    found = rating.compare(ratings, (0.02, 0.01, 0.97, 0.0))
+    assert found.probabilities[0] > found.probabilities[1]
+    assert found.ranking == (2, 3, 1, 0)
+
+
 def test_words_alone_can_be_compared():
     ratings = [
         rating.rate("basic", Reading("text", text=text), "en") for text in ("low", "medium", "?", "fair")
     ]
     assert rating.compare(ratings, None).probabilities == (0, 0.5, 0, 0.5)
+    assert rating.compare(ratings, None).ranking == (1, 3, 0, 2)
     assert rating.compare(ratings[2:3] * 2, None).probabilities == (0.5, 0.5)

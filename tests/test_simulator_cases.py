@@ -109,7 +109,7 @@ def test_bad_arguments_end_with_code_two(tmp_path, arguments, capsys):
     [
         ("report", "spleen", "thyroid, breast, liver, kidney, gynaecology, vessel, heart"),
         ("plane", "heart", "abdomen, kidney, liver, pancreas, spleen"),
-        ("quality", "pancreas", "vessel, heart, thyroid, breast, liver, kidney, gynaecology"),
+        ("quality", "pancreas", "vessel, heart, thyroid, breast, liver, kidney, gynaecology, all"),
     ],
 )
 def test_an_organ_that_a_task_has_not_is_refused_by_naming_those_it_has(tmp_path, capsys, task, organ, known):

@@ -91,6 +91,19 @@ def _judged(shot: p.Shot) -> list[tuple[int, int, int, int]]:
     return [box for name, box in shot.boxes.items() if name not in shot.beside]
 
 
+def test_attenuation_is_deducted_with_the_box_of_the_shadows(examined):
+    found = [(one, entry) for one in examined for entry in one.rows[0]["deductions"] if "boxes" in entry]
+    assert found and all(entry["subject"] == "attenuation" for _, entry in found)
+    for one, entry in found:
+        ((x1, y1, x2, y2),) = entry["boxes"]
+        dark = one.pictures[0].labels == p.ATTENUATED
+        assert dark[y1:y2, x1:x2].sum() > 0.9 * dark.sum() > 0
+    deducted = sum(
+        entry["subject"] == "attenuation" for one in examined for entry in one.rows[0]["deductions"]
+    )
+    assert len(found) == deducted
+
+
 def test_slivers_move_no_box_and_main_pieces_do():
     mask = np.zeros((SIZE, SIZE), bool)
     mask[60:90, 40:100] = True

@@ -143,6 +143,13 @@ def test_views_and_levels_are_even():
     assert [row["level"] for row in rows[:6]] != [row["level"] for row in rows[6:]]
 
 
+def test_views_of_all_organs_can_be_ordered_evenly():
+    rows = [make(Order(3, ("quality",), "all"), number).rows[0] for number in range(21)]
+    counts = Counter((row["view"], row["level"]) for row in rows)
+    assert set(counts.values()) == {1} and len(counts) == 21
+    assert {row["organ"] for row in rows} == {view["organ"] for view in rules()["views"].values()}
+
+
 def test_the_same_order_gives_the_same_examination_and_another_seed_another():
     first, again, other = (make(Order(seed, ("quality", "compare")), 4) for seed in (1, 1, 2))
     assert first.name == "s1-000004" and first.rows == again.rows

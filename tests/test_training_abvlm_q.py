@@ -22,13 +22,14 @@ from assistants.base import Settings, Turn, demo_weights, open_assistant
 from imaging.case import Case, CaseError, read_cases
 from imaging.files import load_frames
 from imaging.planes import PUBLISHED, load_planes
-from models.boxes import RELATIVE
+from models.boxes import MARKS, RELATIVE
 from models.encoding import IGNORED, Encoder
 from models.familiarity import FILE as FAMILIARITY
 from simulator.__main__ import main as simulate
 from training import run as running
 from training.__main__ import main
-from training.plane_answers import PlaneAnswers
+from training.conversation import Conversations
+from training.plane_answers import PlaneAnswers, taught_words
 from training.plane_warmup import BINS, PlaneWarmup, between_bins, shares_under
 from training.recipe import RecipeError, read_recipe
 from training.stages import LORA_OF_VISION, freeze, with_lora
@@ -228,6 +229,11 @@ def test_a_sample_is_the_assistants_own_prompt_and_answer(cases, parts):
         ({"score": 1.5}, "score 1.5, but its deductions leave"),
         ({"boxes": ({"label": "gizzard", "box": [1, 2, 3, 4]},)}, "'gizzard' is not one of"),
         ({"images": ("a.png", "b.png")}, "2 images; a plane is judged from one"),
+        (
+            {"score": 9, "deductions": ({"item": "attenuation.mild", "points": 1},)},
+            "not the protocol's: points",
+        ),
+        ({"plane": ("no_such_plane",)}, "not the protocol's: "),
     ],
 )
 def test_a_case_that_no_answer_can_be_written_for_is_named(cases, parts, change, message):
@@ -235,6 +241,30 @@ def test_a_case_that_no_answer_can_be_written_for_is_named(cases, parts, change,
     scored = next(case for case in cases if case.score is not None)
     with pytest.raises(CaseError, match=f"case {scored.id}.*{message}"):
         PlaneAnswers("t", model, encoder, [replace(scored, **change)], PROTOCOL, "short")
+
+
+def test_one_pass_for_all_images_changes_no_loss(cases, parts):
+    encoder, model = parts
+    tower = model.model.visual
+    model = with_lora(model, read_recipe(RECIPE).stages[0].lora, seed=0, also=None).eval()
+    stage = PlaneAnswers("t", model, encoder, cases, PROTOCOL, "short")
+    batch = stage.batch(range(3), np.random.default_rng(0))
+    ours, _ = stage.loss(batch)
+    assert model.get_base_model().model.visual is tower
+    theirs, _ = Conversations.loss(stage, batch)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-4)
+    ours.backward()
+    assert all(p.grad is not None for n, p in tower.named_parameters() if "lora_" in n)
+
+
+def test_the_words_that_are_taught_are_those_of_every_sample(cases, parts):
+    encoder, model = parts
+    words = set(taught_words(encoder, cases, PROTOCOL, "short"))
+    stage = PlaneAnswers("t", model, encoder, cases, PROTOCOL, "short")
+    batch = stage.batch(range(6), np.random.default_rng(2))
+    assert set(batch["labels"][batch["labels"] != IGNORED].tolist()) <= words
+    assert set(encoder.tokenizer.convert_tokens_to_ids(list(MARKS))) <= words
+    assert encoder.image_token_id not in words and len(words) < len(encoder.tokenizer)
 
 
 def test_a_sample_longer_than_the_recipe_allows_is_named(cases, parts):
@@ -300,13 +330,19 @@ def test_what_is_published_is_the_adapter_with_its_marks(trained):
         assert json.loads((folder / "abvlm_q.json").read_text()) == {"prompt": "short"}
 
 
-def test_both_stages_teach_one_adapter(trained):
-    """Vision parts of the adapter moved in the warm-up, language parts in the answers."""
+def test_both_stages_teach_one_adapter(trained, material):
+    """Vision parts of the adapter moved in the warm-up, language parts and words in the answers."""
     warm = load_file(trained / "out/warmup/model.safetensors")
     final = load_file(trained / "published/adapter_model.safetensors")
     assert warm and all("visual" in name and "lora_" in name for name in warm)
     named = {name.replace(".default.", "."): tensor for name, tensor in warm.items()}
     assert set(named) <= set(final)
+    config = json.loads((trained / "published/adapter_config.json").read_text())
+    (words,) = [tensor for name, tensor in final.items() if "trainable_tokens_delta" in name]
+    base = load_file(material / "base/model.safetensors")
+    (embeddings,) = [tensor for name, tensor in base.items() if name.endswith("embed_tokens.weight")]
+    rows = embeddings[config["trainable_token_indices"]]
+    assert words.shape == rows.shape and (words != rows).any(1).float().mean() > 0.5
     ups = [name for name in final if "lora_B" in name and "language_model" in name]
     assert ups and all(final[name].abs().sum() > 0 for name in ups)
     assert any(named[name].abs().sum() > 0 for name in named if "lora_B" in name)
@@ -364,7 +400,9 @@ def test_the_demo_adapters_are_small_enough_for_the_repository(name):
         tokenizer, image_token_id = Vocabulary(range(base.vocabulary)), 0
 
     with torch.device("meta"):
-        wrapped = with_lora(running.dense_model(base, Reader()), recipe.stages[0].lora, 0, None)
+        lora = recipe.stages[0].lora
+        words = range(400) if lora.words else ()  # about as many as the answers have
+        wrapped = with_lora(running.dense_model(base, Reader()), lora, 0, None, words)
     numbers = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
     assert 2 * numbers < 3_000_000  # beside the familiarity statistics
 

@@ -358,6 +358,8 @@ def test_other_rules_do_not_go_on(tmp_path, monkeypatch, capsys):
     [
         ("heart", "左心室不大。", "心脏超声", "检查部位：心脏"),
         ("肝脏", "The size is normal.", "the liver", "Site: liver"),
+        ("Gynaecology", "子宫大小正常。", "妇科超声", "检查部位：妇科"),
+        ("妇科", "The uterus is normal.", "uterus and adnexa", "Site: uterus and adnexa"),
         ("foot", "未见异常。", "“foot”超声", "检查部位：“foot”"),
         ("Left Breast", "The size is normal.", "the Left Breast", "Site: Left Breast"),
     ],

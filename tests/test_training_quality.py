@@ -30,6 +30,7 @@ from training import quality_answers as quality
 from training import run as running
 from training.__main__ import main
 from training.demo_texts import demo_texts
+from training.even_tower import see
 from training.quality_answers import LEAST_GAP, QualityAnswers, QualityWarmup, rated_images, shares_of
 from training.recipe import RecipeError, read_recipe
 from training.stages import LORA, LORA_OF_VISION, freeze, with_lora
@@ -161,7 +162,7 @@ def test_each_branch_is_the_raters_own_prompt(parts):
 
 def log_probabilities(model, batch, part) -> dict[tuple[int, int, int], float]:
     """Of every goal of a batch, as training reads it."""
-    features = torch.cat(quality.see(model.model.visual, batch["pixel_values"], batch["image_grid_thw"]))
+    features = torch.cat(see(model.model.visual, batch["pixel_values"], batch["image_grid_thw"]))
     logits = []
     watch = model.lm_head.register_forward_hook(lambda module, given, out: logits.append(out))
     quality._cross_entropy(model, batch[part], features)
@@ -302,10 +303,10 @@ def test_images_of_several_sizes_are_seen_alike(parts):
     encoder, model = parts
     frames = [tiny.frame(56, 84, seed=1), tiny.frame(84, 84, seed=2)]
     both = encoder.encode_images(frames)
-    seen = quality.see(model.model.visual, both["pixel_values"], both["image_grid_thw"])
+    seen = see(model.model.visual, both["pixel_values"], both["image_grid_thw"])
     for frame, tokens in zip(frames, seen, strict=True):
         alone = encoder.encode_images([frame])
-        (own,) = quality.see(model.model.visual, alone["pixel_values"], alone["image_grid_thw"])
+        (own,) = see(model.model.visual, alone["pixel_values"], alone["image_grid_thw"])
         assert torch.allclose(tokens, own, atol=1e-4)
 
 

@@ -20,7 +20,15 @@ from training import run as running
 from training import simulated
 from training.__main__ import main
 from training.begun import begin
-from training.conversation import Conversations, SeenImages, SeenTower, _draw, mark, turn_weights
+from training.conversation import (
+    Conversations,
+    SeenImages,
+    SeenTower,
+    mark,
+    pick_rows,
+    reordered,
+    turn_weights,
+)
 from training.loop import OtherRecipe
 from training.recipe import OF_THE_OUTPUT, Lora, Recipe, RecipeError, read_recipe
 from training.stages import MIXTURE, freeze, with_lora
@@ -386,10 +394,37 @@ def test_a_conversation_has_one_report_and_one_diagnosis_at_most():
     rng = running.np.random.default_rng(0)
     lengths = set()
     for _ in range(200):
-        picked = [rows[i].task for i in _draw(rows, int(rng.integers(1, 6)), rng)]
+        picked = [rows[i].task for i in pick_rows(rows, int(rng.integers(1, 6)), rng)]
         assert picked.count("report") <= 1 and picked.count("diagnosis") <= 1
         lengths.add(len(picked))
     assert lengths == {1, 2, 3, 4, 5}
+
+
+def test_options_in_another_order_keep_their_words_and_the_answer_its_meaning():
+    rng = running.np.random.default_rng(0)
+    for answer, rest in (("C", ""), ("C. Kidney", ". Kidney")):
+        found = [reordered(replace(LETTERED, answer=answer), rng) for _ in range(60)]
+        for case in found:
+            asked, *options = case.question.split("\n")
+            assert asked == "Which? Reply only with the letter."
+            assert [line[:3] for line in options] == ["A. ", "B. ", "C. ", "D. "]
+            assert sorted(line[3:] for line in options) == ["breast", "heart", "kidney", "liver"]
+            assert case.answer[1:] == rest and f"{case.answer[0]}. kidney" in options
+        assert {case.answer[0] for case in found} == set("ABCD")
+        assert len({case.question for case in found}) > 20
+    for other in (replace(LETTERED, answer="none of these"), CASE):
+        assert reordered(other, rng) is other
+
+
+def test_a_lettered_question_is_put_in_as_many_orders_as_the_recipe_says(parts):
+    _, cases, encoder, model = parts
+    lettered = replace(LETTERED, images=cases[0].images, language="en")
+    for orders in (1, 3):
+        task = Conversations("t", model, encoder, [lettered], None, option_orders=orders)
+        ids = task.batch([0], running.np.random.default_rng(1))["input_ids"][0]
+        said = encoder.tokenizer.decode(ids)
+        assert said.count("Which?") == orders
+        assert len(set(said.split("Which?")[1:])) == orders
 
 
 def test_seen_images_stand_in_for_the_tower(parts, tmp_path):
@@ -420,6 +455,13 @@ def sized(key: str, **changes) -> dict:
 
 
 CASE = Case("1", ("1.png",), question="?", answer="!")
+LETTERED = replace(
+    CASE,
+    task="vqa",
+    answer_type="closed",
+    question="Which? Reply only with the letter.\nA. liver\nB. heart\nC. kidney\nD. breast",
+    answer="C",
+)
 STAGE = {"name": "x", "kind": "captions", "schedule": {"steps": 1, "batch_size": 1, "learning_rate": 0.1}}
 
 

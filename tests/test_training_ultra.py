@@ -32,8 +32,8 @@ from training import run as running
 from training.__main__ import main
 from training.contrast import Contrast, caption
 from training.conversation import as_turn
-from training.frames import Examinations, SeenFrames, standing_in
-from training.masks import LESION, Masks, label_map
+from training.frames import Examinations, SeenFrames, _asked, standing_in
+from training.masks import LESION, LESION_SHARE, LESION_WEIGHT, Masks, label_map, place_weights
 from training.recipe import Lora, RecipeError, read_recipe
 from training.stages import CHOICE, FUSION, LANGUAGE, changed_by, freeze, with_lora
 
@@ -243,11 +243,44 @@ def test_sharpness_is_a_power_of_the_teachers_shares(parts, cases, monkeypatch, 
     assert float(distilled.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
 
 
-def test_a_case_without_findings_is_compared_with_its_answer(parts, cases):
+def test_a_case_without_findings_is_compared_with_its_report_or_its_answer(parts, cases):
     encoder, model = parts
-    case = replace(cases[0], extra={})
-    batch = Examinations("t", model, encoder, [case], distillation=1.0).batch([0], np.random.default_rng(0))
-    assert encoder.decode(batch["findings"][0].tolist()) == case.answer
+    report = replace(cases[0], extra={})
+    question = replace(report, id="q", task="vqa", question="Is there a lesion?", answer="No")
+    for rows, text in (([question], "No"), ([question, report], report.answer)):
+        task = Examinations("t", model, encoder, rows, distillation=1.0)
+        for seed in range(6):  # whichever row comes first
+            findings = task.batch([0], np.random.default_rng(seed))["findings"][0]
+            assert encoder.decode(findings.tolist()) == text
+
+
+def test_findings_longer_than_the_context_name_their_case_and_both_numbers(parts, cases):
+    encoder, model = parts
+    case = replace(cases[0], id="long", extra={"findings": "low echo " * 3000})
+    task = Examinations("t", model, encoder, [case], distillation=1.0)
+    with pytest.raises(CaseError, match=r"case long: its findings: The text has \d{4,} tokens.*at most 4096"):
+        task.batch([0], np.random.default_rng(0))
+
+
+def test_the_teacher_is_asked_without_dropout(parts, cases):
+    encoder, model = parts
+    wrapped = with_lora(model, replace(TINY_LORA, dropout=0.5), 0, CHOICE)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    task = Examinations("t", wrapped, encoder, cases, distillation=1.0)
+    wrapped.train()
+    twice = torch.randn(1, ultra.TOKENS, 32).expand(2, -1, -1)
+    (scores,) = task._teachers([twice], encoder.words("low echo")[None])
+    assert scores[0] == pytest.approx(scores[1].item(), abs=1e-6) and wrapped.training
+
+
+def test_no_conversation_asks_for_a_second_report_or_diagnosis(cases):
+    tasks = ["report", "diagnosis", "vqa"] * 2
+    rows = [replace(cases[0], id=str(i), task=task) for i, task in enumerate(tasks)]
+    for seed in range(20):
+        asked = sorted(row.task for row in _asked(rows, np.random.default_rng(seed)))
+        assert asked == ["diagnosis", "report", "vqa", "vqa"]
 
 
 def test_one_frame_is_one_that_shows_the_finding(parts, cases):
@@ -341,6 +374,24 @@ def test_a_label_map_lies_where_its_picture_does(tmp_path):
     Image.fromarray(labels).save(tmp_path / "map.png")
     found = label_map(tmp_path / "map.png", 20)
     assert (found[5:15, :10] == LESION).all() and (found == LESION).sum() == 100
+
+
+def test_a_lesion_between_the_middles_of_its_places_is_not_lost(tmp_path):
+    labels = np.zeros((40, 40), np.uint8)
+    labels[3:5, 3:9] = LESION  # the middles are 2, 6, 10 ...: 2 x 1, 2 x 4 and 2 x 1 pixels of 4 x 4
+    Image.fromarray(labels).save(tmp_path / "map.png")
+    found = label_map(tmp_path / "map.png", 10)
+    assert set(zip(*np.nonzero(found), strict=True)) == {(0, 1), (1, 1)} and found.max() == LESION
+
+
+def test_a_small_lesion_counts_as_a_share_of_its_picture():
+    lesion = torch.zeros(3, 50, 50, dtype=torch.bool)
+    lesion[1, 7, 7:9] = True  # two places of 2500
+    lesion[2, :20] = True
+    weights = place_weights(lesion)
+    assert torch.equal(weights[0], torch.ones(50, 50))
+    assert float(weights[1][lesion[1]].sum()) == pytest.approx(LESION_SHARE * 2500)
+    assert set(weights[2].unique().tolist()) == {1.0, LESION_WEIGHT}
 
 
 @pytest.mark.parametrize(("kind", "missing"), [(Contrast, "examination"), (Masks, "labels")])
@@ -532,6 +583,31 @@ def test_the_benchmark_of_the_choice_prints_both_tables(demo, cases):
     assert len(lines) == 2 * len(selection.WAYS)
     tokens = {line.split(" | ")[1]: float(line.split(" | ")[-2]) for line in lines}
     assert tokens["all"] > tokens["score"] == tokens["valid"]
+
+
+def test_requests_about_the_same_frames_count_once(cases):
+    one = next(case for case in cases if "site_named" in case.extra)
+    other = replace(one, images=one.images[::-1])
+    right, wrong = one.valid_images[0], next(i for i in range(len(one.images)) if i not in one.valid_images)
+    line = selection._validity("a", "score", [(one, right)] * 2 + [(other, wrong)] * 2)
+    assert "50.0 % of 2 (" in line
+    assert "50.0 % of 1 " in selection._validity("a", "question", [(one, right), (one, wrong)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--weights", "weights/demo"], "--weights weights/demo: expected NAME=FOLDER"),
+        (["--weights", "a=no/such/folder"], "no/such/folder"),
+        (["--unfinished", "no/such.yaml"], "no/such.yaml: the recipe cannot be read"),
+    ],
+)
+def test_what_the_benchmark_of_the_choice_cannot_open_is_said(arguments, says, capsys):
+    try:
+        status = selection.main(arguments)
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2 and says in capsys.readouterr().err
 
 
 def test_an_unfinished_training_is_asked_what_its_teacher_knows(demo, cases, tmp_path):

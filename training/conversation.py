@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from models.encoding import IGNORED, Encoder, Tensors
 from training.even_tower import tower_tokens
 
 STANDARD_WORDING = 0.5
+OPTION = re.compile(r"^([A-Z])\. (.+)$", re.MULTILINE)
 LETTERED_WEIGHT = 3.0  # to find the letter of what it names takes a small model far more examples; chosen
 
 
@@ -50,8 +53,10 @@ class Conversations:
         *,
         most_turns: int = 3,
         turn_weight: float = 1.0,
+        option_orders: int = 1,
     ):
-        """`turn_weight`: see `turn_weights`."""
+        """`turn_weight`: see `turn_weights`. With more than one of `option_orders` a question with lettered
+        options is put so often, its options in another order each time (`reordered`)."""
         groups: dict[tuple, list[Case]] = {}
         for case in cases:
             groups.setdefault(tuple(case.images), []).append(case)
@@ -59,6 +64,7 @@ class Conversations:
         self.lengths = [len(rows[0].images) for rows in self.examinations]
         self.name, self.module, self.encoder, self.seen = name, model, encoder, seen
         self.most_turns, self.turn_weight = most_turns, turn_weight
+        self.option_orders = option_orders
 
     def __len__(self) -> int:
         return len(self.examinations)
@@ -72,7 +78,9 @@ class Conversations:
         return float(turn_weights(batch["labels"], self.turn_weight)[:, 1:].sum())
 
     def _sample(self, rows: list[Case], rng: np.random.Generator) -> Tensors:
-        picked = [rows[i] for i in _draw(rows, int(rng.integers(1, self.most_turns + 1)), rng)]
+        picked = [rows[i] for i in pick_rows(rows, int(rng.integers(1, self.most_turns + 1)), rng)]
+        if self.option_orders > 1:
+            picked = [turn for case in picked for turn in self._in_many_orders(case, rng)]
         images = self._images(picked[0].images)
         history: list[Turn | Reply] = []
         for k, case in enumerate(picked):
@@ -81,6 +89,10 @@ class Conversations:
         messages = build_messages(history[:-2], history[-2])
         answer = {"role": "assistant", "content": [{"type": "text", "text": picked[-1].answer}]}
         return self.encoder.encode_text([*messages, answer], images, learn=True)
+
+    def _in_many_orders(self, case: Case, rng: np.random.Generator) -> list[Case]:
+        """The case itself, or as many turns of it as there are to be orders of its options."""
+        return [reordered(case, rng) for _ in range(self.option_orders)] if _is_lettered(case) else [case]
 
     def _images(self, paths: Sequence[Path]) -> Tensors:
         return self.seen.tensors(paths) if self.seen else self.encoder.encode_images(load_frames(paths))
@@ -124,7 +136,7 @@ def _weighted(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return (loss * counts).sum() / counts.sum()
 
 
-def _draw(rows: Sequence[Case], count: int, rng: np.random.Generator) -> list[int]:
+def pick_rows(rows: Sequence[Case], count: int, rng: np.random.Generator) -> list[int]:
     """Indices of up to `count` rows: every task as often as another, however many rows it has, and questions
     with lettered options more often than others of their task; one report and one diagnosis at most."""
     of_task = Counter(case.task for case in rows)
@@ -143,6 +155,20 @@ def _draw(rows: Sequence[Case], count: int, rng: np.random.Generator) -> list[in
 
 def _is_lettered(case: Case) -> bool:
     return case.answer_type == "closed" and "\nB." in (case.question or "")
+
+
+def reordered(case: Case, rng: np.random.Generator) -> Case:
+    """A lettered question with its options in another order; the answer keeps its words and takes the letter
+    that stands before them now. One whose answer does not begin with a letter of its options stays as it is.
+    """
+    options = dict(OPTION.findall(case.question or ""))
+    if len(options) < 2 or (case.answer or "")[:1] not in options:
+        return case
+    letters = list(options)
+    moved = dict(zip(letters, rng.permutation(letters), strict=True))  # what stands there now stood at …
+    question = OPTION.sub(lambda line: f"{line[1]}. {options[moved[line[1]]]}", case.question)
+    letter = next(now for now, before in moved.items() if before == case.answer[0])
+    return replace(case, question=question, answer=letter + case.answer[1:])
 
 
 def as_turn(case: Case, images: int, rng: np.random.Generator) -> Turn:

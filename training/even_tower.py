@@ -14,7 +14,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.qwen2_vl.modeling_qwen2_vl import get_vision_position_ids
+from transformers.models.qwen2_vl.modeling_qwen2_vl import (
+    Qwen2VisionTransformerPretrainedModel,
+    get_vision_position_ids,
+)
 
 
 def tower_tokens(tower: nn.Module, pixel_values: Tensor, grid_thw: Tensor) -> Tensor:
@@ -34,6 +37,15 @@ def tower_tokens(tower: nn.Module, pixel_values: Tensor, grid_thw: Tensor) -> Te
         x = x + _attention(block.attn, block.norm1(x), cos, sin)
         x = x + block.mlp(block.norm2(x))
     return tower.merger(x.flatten(0, 1)).unflatten(0, (images, -1))
+
+
+def see(tower: nn.Module, pixel_values: Tensor, grid: Tensor) -> list[Tensor]:
+    """The merged tokens [N, D] of each image, one pass for all: the fast one where they have one size and
+    nothing is wrapped around the tower."""
+    if isinstance(tower, Qwen2VisionTransformerPretrainedModel) and bool((grid == grid[:1]).all()):
+        return list(tower_tokens(tower, pixel_values, grid))
+    tokens = tower(pixel_values, grid_thw=grid).pooler_output
+    return list(tokens.split((grid.prod(1) // tower.spatial_merge_size**2).tolist()))
 
 
 def _attention(attention: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ LLaVA-Ultra (2024), sections 3.1-3.3. A sample is a short conversation about one
 is shown, one that shows the finding where that is known. Where the choice is learned, all frames pass the
 fusion (Eq. 2), the attention between each frame and the findings says which one the language model reads
 (Eq. 4), and the feature score of the frames (Eq. 3) learns to say the same without findings (Eq. 5, times the
-recipe's `distillation`). Without findings in the case its answer stands in for them.
+recipe's `distillation`). Without findings in the case the report of its examination stands in for them, and
+without a report its answer.
 
 `distillation` 0 is the paper's first strategy, the feature score alone. What it learns from, the paper leaves
 open ("indirectly"); here the frame is drawn by the score, and the gradient goes as if the language model had
@@ -42,6 +43,7 @@ from assistants.llava_ultra.sampling import distillation_loss
 from imaging.case import Case, CaseError
 from imaging.files import load_frames
 from models.encoding import IGNORED
+from models.errors import ContextOverflow
 from training.conversation import as_turn, mark
 from training.loop import processes
 from training.stages import askable
@@ -99,7 +101,7 @@ class Examinations:
         paths = [own[0].images[k] for own, frames in zip(rows, shown, strict=True) for k in frames]
         batch |= self._images(paths) | {"counts": torch.tensor([len(frames) for frames in shown])}
         if self.distillation is not None:
-            texts = [self.encoder.words(case.extra.get("findings") or case.answer) for _, case in said]
+            texts = [self._findings(own, case) for own, (_, case) in zip(rows, said, strict=True)]
             batch["findings"] = nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=IGNORED)
             valid = [k in own[0].valid_images for own, some in zip(rows, shown, strict=True) for k in some]
             batch["valid"] = torch.tensor(valid).long()
@@ -138,7 +140,7 @@ class Examinations:
 
     def _conversation(self, rows: list[Case], rng: np.random.Generator) -> tuple[Tensors, Case]:
         """Turns of one examination in random order, with its one frame, and the row that comes first."""
-        order = [rows[i] for i in rng.permutation(len(rows))[: int(rng.integers(1, MOST_TURNS + 1))]]
+        order = _asked(rows, rng)[: int(rng.integers(1, MOST_TURNS + 1))]
         while True:
             turns: list[Turn | Reply] = []
             for k, case in enumerate(order):
@@ -154,6 +156,14 @@ class Examinations:
                 )
             order = order[:-1]
 
+    def _findings(self, rows: list[Case], case: Case) -> Tensor:
+        """Ids [L] of what the frames are compared with when `case`, one of its `rows`, is asked."""
+        report = next((row.answer for row in rows if row.task == "report"), None)
+        try:
+            return self.encoder.words(case.extra.get("findings") or report or case.answer)
+        except ContextOverflow as error:
+            raise CaseError(f"case {case.id}: its findings: {error}") from error
+
     def _images(self, paths: Sequence[Path]) -> Tensors:
         if self.seen:
             return self.seen.tensors(paths)
@@ -163,11 +173,10 @@ class Examinations:
         """The tokens [B, T, D] of every case's frame, the loss of Eq. 5, and the figures."""
         kept, losses, hits = [], [], []
         valid = batch["valid"].split(batch["counts"].tolist())
-        for features, findings, shows in zip(cases, batch["findings"], valid, strict=True):
+        teachers = self._teachers(cases, batch["findings"]) if self.distillation else [None] * len(cases)
+        for features, teacher, shows in zip(cases, teachers, valid, strict=True):
             scores = self.module.feature_scores(features.detach())  # [k], Eq. 3
-            if self.distillation:
-                with torch.no_grad():
-                    teacher = self.module.attention_scores(features, findings[findings != IGNORED])  # Eq. 4
+            if teacher is not None:
                 chosen = int(teacher.argmax())
                 kept.append(features[chosen])
                 losses += [distillation_loss(scores, self.sharpness * teacher)] if len(features) > 1 else []
@@ -180,6 +189,29 @@ class Examinations:
             self._last = dict(zip(self._last, np.mean(hits, axis=0).tolist(), strict=True))
         distilled = torch.stack(losses).mean() if losses else scores.sum() * 0
         return torch.stack(kept), distilled, {"distillation": float(distilled.detach()), **self._last}
+
+    @torch.no_grad()
+    def _teachers(self, cases: Sequence[Tensor], findings: Tensor) -> list[Tensor]:
+        """Eq. 4: the attention scores [k] of every case. Without dropout, which would differ from frame to
+        frame and make a difference between near-identical ones."""
+        learning = self.module.training
+        self.module.eval()
+        scores = [
+            self.module.attention_scores(features, text[text != IGNORED])
+            for features, text in zip(cases, findings, strict=True)
+        ]
+        self.module.train(learning)
+        return scores
+
+
+def _asked(rows: Sequence[Case], rng: np.random.Generator) -> list[Case]:
+    """The rows of one examination in random order, with one report and one diagnosis at most: a second would
+    only be copied from the first."""
+    asked: list[Case] = []
+    for i in rng.permutation(len(rows)):
+        if rows[i].task == "vqa" or all(other.task != rows[i].task for other in asked):
+            asked.append(rows[i])
+    return asked
 
 
 def _as_if_all(features: Tensor, scores: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ LLaVA-Ultra (2024), section 3.2, starts from SAM's published encoder, which lear
 stands in for it, on the simulator's label maps. A single convolution reads the classes from the neck's cells,
 FINER x FINER of them in each cell, and is thrown away afterwards, so that what lies where must already be in
 the neck. A lesion's places say its kind as well, as the cells of `training.vision` do: what a language model
-is to tell must be seen here first. A lesion is a small part of a picture and counts LESION_WEIGHT times.
+is to tell must be seen here first. A lesion is a small part of a picture and counts LESION_WEIGHT times, one
+of a few pixels more often: all its places together count LESION_SHARE of the picture at least. Without that
+a lesion of ten pixels would be less than a hundredth of its picture's loss.
 
 Knows nothing of prompts, points or texts: of SAM only the encoder goes on.
 """
@@ -29,6 +31,8 @@ from training.vision import LESION
 
 FINER = 4  # classes are read at 4 x 4 places in each of the neck's cells; chosen
 LESION_WEIGHT = 5.0  # chosen
+LESION_SHARE = 0.04  # chosen
+COVERED = 0.25  # a place belongs to the lesion that covers so much of it; chosen
 
 
 class Masks:
@@ -78,26 +82,37 @@ class Masks:
         return tissue + (tissue == LESION) * self.kinds.index(_kind(case))
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Weighted cross entropy over all places; the figure is the share of the lesion that is found."""
+        """Weighted cross entropy over all places; the figure is the share of the lesions that is found."""
         device = next(self.module.parameters()).device
         wanted = batch["tissue"].to(device)  # [n, side, side]
         cells = self.module["sam"](batch["pixels"].to(device)).last_hidden_state  # [n, C, g, g]
         guess = self.module["head"](cells).float()  # [n, classes, side, side]
-        weights = torch.ones(self.classes, device=device)
-        weights[LESION:] = LESION_WEIGHT
         lesion = wanted >= LESION
         found = ((guess.argmax(1) >= LESION) & lesion).sum() / lesion.sum().clamp(min=1)
-        return F.cross_entropy(guess, wanted, weights), {"lesion_found": float(found)}
+        weights = place_weights(lesion)
+        losses = F.cross_entropy(guess, wanted, reduction="none")
+        return (weights * losses).sum() / weights.sum(), {"lesion_found": float(found)}
+
+
+def place_weights(lesion: Tensor) -> Tensor:
+    """How often each place counts: lesion, bool [n, side, side] -> float [n, side, side]."""
+    places = lesion.sum((1, 2), keepdim=True).clamp(min=1)
+    share = LESION_SHARE * lesion[0].numel() / places
+    return torch.where(lesion, share.clamp(min=LESION_WEIGHT), 1.0)
 
 
 def label_map(path: Path, side: int) -> np.ndarray:
     """The label map in the middle of a square, as `assistants.llava_ultra.images.square` puts its picture, at
-    side x side places: int64, 0 around it."""
+    side x side places: int64, 0 around it. A place is what its middle is, or the lesion that covers COVERED
+    of it: between the middles there is room for one of a few pixels."""
     labels = Image.open(path)
     edge = max(labels.size)
     whole = Image.new("L", (edge, edge), 0)
     whole.paste(labels, ((edge - labels.width) // 2, (edge - labels.height) // 2))
-    return np.asarray(whole.resize((side, side), Image.Resampling.NEAREST), dtype=np.int64)
+    tissue = np.array(whole.resize((side, side), Image.Resampling.NEAREST), dtype=np.int64)
+    lesion = whole.point(lambda label: 255 * (label == LESION))
+    tissue[np.asarray(lesion.resize((side, side), Image.Resampling.BOX)) >= 255 * COVERED] = LESION
+    return tissue
 
 
 def _kind(case: Case) -> str:

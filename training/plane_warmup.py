@@ -28,6 +28,7 @@ from imaging.frame import Frame
 from imaging.planes import NON_STANDARD, Planes
 from models.boxes import PER_MILLE, Canvas
 from models.encoding import Encoder
+from training.even_tower import see
 from training.vision import jitter
 
 TRUTH = ("labels", "structures", "beside", "attenuation_share")
@@ -116,7 +117,7 @@ class PlaneWarmup:
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         device = next(self.tower.parameters()).device
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        tokens = self.tower(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output.float()
+        tokens = torch.cat(see(self.tower, batch["pixel_values"], batch["image_grid_thw"])).float()
         losses = self._token_losses(tokens, batch) | self._image_losses(tokens, batch)
         total = torch.stack(list(losses.values())).sum()
         return total, {name: float(value.detach()) for name, value in losses.items()}

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 from assistants.qbench import prompts
 from assistants.qbench.prompts import LEVELS, Probe
@@ -35,7 +34,7 @@ from imaging.case import Case, CaseError
 from imaging.files import load_frames
 from models.any_model import SuiteEncoder
 from models.encoding import Encoder, Tensors
-from training.even_tower import tower_tokens
+from training.even_tower import see
 
 # Scores that are all low, all medium, all high. The levels' borders (4 and 7 in the simulator's rule) lie
 # halfway between: there two levels have half each.
@@ -173,14 +172,6 @@ class QualityWarmup:
             for name, head in (("scores", self.heads.scores), ("strengths", self.heads.strengths))
         }
         return sum(losses.values()), {name: float(value.detach()) for name, value in losses.items()}
-
-
-def see(tower: nn.Module, pixel_values: Tensor, grid: Tensor) -> list[Tensor]:
-    """The merged tokens [N, D] of each image, one pass for all."""
-    if isinstance(tower, Qwen2VisionTransformerPretrainedModel) and bool((grid == grid[:1]).all()):
-        return list(tower_tokens(tower, pixel_values, grid))
-    tokens = tower(pixel_values, grid_thw=grid).pooler_output
-    return list(tokens.split((grid.prod(1) // tower.spatial_merge_size**2).tolist()))
 
 
 def _pixels(encoder: Encoder, images: Sequence[Rated]) -> Tensors:

@@ -42,6 +42,7 @@ OF_SOME_KINDS = {  # keys with a default that other kinds would pass over
     "sharpness": WITH_DISTILLATION,
     "most_turns": OF_CONVERSATIONS,
     "turn_weight": OF_CONVERSATIONS,
+    "option_orders": OF_CONVERSATIONS,
 }
 ABVLM_Q_FIELDS = ("prompt", "planes")
 BESIDE_THE_BASE = {"base", "clip", "sam"}  # arguments of assistants.llava_ultra.published.open_published
@@ -62,7 +63,7 @@ _PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
 _BOUNDS = (
     (
         "steps epochs minutes batch_size accumulation learning_rate gradient_clip checkpoint_every rank "
-        "alpha vocabulary min_pixels max_pixels max_length sharpness most_turns "
+        "alpha vocabulary min_pixels max_pixels max_length sharpness most_turns option_orders "
         # of the libraries' configurations
         "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
         "max_position_embeddings depth embed_dim num_heads mlp_ratio mlp_dim patch_size spatial_merge_size "
@@ -89,12 +90,18 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adaptation: rank, scale and dropout, and which linear layers get it (a regular expression)."""
+    """Low-rank adaptation: rank, scale and dropout, and which linear layers get it (a regular expression).
+
+    With `words` the embeddings of the words that are taught learn beside it (peft's trainable tokens). Words
+    that a small base never met all have one embedding, nearly: where the output's embeddings are tied to the
+    input's, none of them can be said.
+    """
 
     rank: int
     alpha: int
     dropout: float
     targets: str
+    words: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,8 @@ class StageRecipe:
     `distillation` is the weight of Eq. 5 beside the answers' loss; 0 leaves the frame score to itself.
     `sharpness` is the power that Eq. 5's Norm takes the attention shares to; 1 leaves them as they are.
     A conversation has up to `most_turns` turns. One of n words counts n ** `turn_weight` in the loss: with 1
-    every word counts the same, as in the library's mean, with 0 every turn.
+    every word counts the same, as in the library's mean, with 0 every turn. A question with lettered options
+    is put `option_orders` times, if more than once in other orders of them.
     """
 
     name: str
@@ -116,6 +124,7 @@ class StageRecipe:
     sharpness: float = 1.0
     most_turns: int = 3
     turn_weight: float = 1.0
+    option_orders: int = 1
 
 
 @dataclass(frozen=True)
@@ -416,7 +425,8 @@ def _complaint_about_adapters(recipe: Recipe) -> str | None:
 def _complaint_about_abvlm_q(recipe: Recipe) -> str | None:
     """What does not go together where AbVLM-Q's answers are taught."""
     if recipe.abvlm_q is None:
-        return None
+        taught = [i for i, stage in enumerate(recipe.stages) if stage.lora is not None and stage.lora.words]
+        return f"stages[{taught[0]}].lora.words: only abvlm_q says which words they are" if taught else None
     for key in recipe.abvlm_q:
         if key not in ABVLM_Q_FIELDS:
             return f"abvlm_q.{key}: unknown key; known are {', '.join(ABVLM_Q_FIELDS)}"

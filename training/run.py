@@ -45,7 +45,7 @@ from training.demo_texts import demo_texts
 from training.frames import Examinations, SeenFrames, standing_in
 from training.loop import OtherRecipe, Stage, processes, train, write_tensors
 from training.masks import Masks
-from training.plane_answers import PlaneAnswers
+from training.plane_answers import PlaneAnswers, taught_words
 from training.plane_warmup import PlaneWarmup
 from training.quality_answers import QualityAnswers, QualityWarmup
 from training.recipe import Recipe, RecipeError, StageRecipe
@@ -446,6 +446,7 @@ class _Stage:
             self.recipe.max_length,
             most_turns=self.stage.most_turns,
             turn_weight=self.stage.turn_weight,
+            option_orders=self.stage.option_orders,
         )
         return self._talk(model, task)
 
@@ -466,10 +467,15 @@ class _Stage:
         if isinstance(model, PeftModel):
             freeze(model, LORA)
             return model
+        words = self._taught_words() if self.stage.lora.words else ()
         try:
-            return with_lora(model, self.stage.lora, self.stage.schedule.seed, also)
+            return with_lora(model, self.stage.lora, self.stage.schedule.seed, also, words)
         except ValueError as error:  # peft found no layer of that name
             raise RecipeError(f"{self.recipe.name}: {self.stage.name}: lora.targets: {error}") from error
+
+    def _taught_words(self) -> list[int]:
+        form = self.recipe.abvlm_q["prompt"]
+        return taught_words(self.encoder, self.cases, _protocol(self.recipe), form)
 
     def _talk(self, model: nn.Module, task: Stage) -> bool:
         if self.recipe.gradient_checkpointing:

@@ -45,7 +45,7 @@ MIXTURE = re.compile(r"language_model\.layers\.\d+\.mlp\.(?!ffn\.)")
 
 FUSION = re.compile(r"\.fusion\.")  # P1, P2 and alpha of LLaVA-Ultra's Eq. 2
 LANGUAGE = re.compile(r"\.fusion\.|\.language_model\.|lm_head\.")
-LORA = re.compile(r"\.lora_")
+LORA = re.compile(r"\.lora_|\.trainable_tokens_")  # all that an adapter holds
 LORA_OF_VISION = re.compile(r"visual\..*\.lora_")
 CHOICE = re.compile(r"\.fusion\.|\.frame_score\.")  # with w of Eq. 3
 
@@ -54,6 +54,7 @@ _PARTS = (
     ("LoRA on the vision tower", r"(visual|^tower)\.blocks.*\.lora_"),
     ("LoRA on the projector", r"(visual|^tower)\.merger.*\.lora_"),
     ("LoRA on the language model", r"\.lora_"),
+    ("embeddings of the words that are taught", r"\.trainable_tokens_"),
     ("routed experts", r"language_model.*\.mlp\.experts\."),
     ("shared experts", r"language_model.*\.mlp\.shared_expert\."),
     ("routers and mixing", r"language_model.*\.mlp\.(gate|shared_expert_gate|coefficient)\."),
@@ -94,8 +95,15 @@ def describe(model: nn.Module, aside: Iterable[nn.Module] = ()) -> str:
     return f"{learning(model):,} of {whole:,} parameters learn: {parts or 'none'}"
 
 
-def with_lora(model: nn.Module, lora: Lora, seed: int, also: re.Pattern | None = MIXTURE) -> PeftModel:
-    """LoRA on the linear layers whose full name matches `lora.targets`; what matches `also` learns in full.
+def with_lora(
+    model: nn.Module,
+    lora: Lora,
+    seed: int,
+    also: re.Pattern | None = MIXTURE,
+    words: Sequence[int] = (),
+) -> PeftModel:
+    """LoRA on the linear layers whose full name matches `lora.targets`; what matches `also` and the
+    embeddings of `words`, token ids, learn in full.
 
     Raises ValueError when no layer matches.
     """
@@ -106,6 +114,7 @@ def with_lora(model: nn.Module, lora: Lora, seed: int, also: re.Pattern | None =
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
         bias="none",
+        trainable_token_indices=list(words) or None,
     )
     wrapped = get_peft_model(model, config)
     for name, parameter in wrapped.named_parameters():
@@ -126,9 +135,8 @@ def changed_by(model: nn.Module, *, merged: bool = True) -> set[str]:
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     if not merged:
         return names
-    return {
-        re.sub(r"\.lora_[AB]\.\w+\.weight$", ".weight", n.removeprefix("base_model.model.")) for n in names
-    }
+    beside = re.compile(r"\.(lora_[AB]\.\w+\.weight|token_adapter\.trainable_tokens_delta\.\w+)$")
+    return {beside.sub(".weight", name.removeprefix("base_model.model.")) for name in names}
 
 
 class Instructions(Conversations):

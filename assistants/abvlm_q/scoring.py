@@ -105,6 +105,7 @@ class Correct:
 
 Change = Strike | Add | Correct
 
+_OF_THE_MODELS_SUM = ("no_stated_score", "score_mismatch")  # what a clinician's change says nothing about
 _NOT_COUNTED = ("deduction", "unknown_deduction", "not_demanded")  # reasons why a deduction was dropped
 # Counts that tell what was changed and not dropped.
 _CORRECTIONS = (*CORRECTIONS, "points", "repeated")
@@ -135,20 +136,22 @@ def assess(answer: Answer, counts: Mapping[str, int], protocol: Planes) -> Asses
 
 
 def revise(assessment: Assessment, change: Change, protocol: Planes) -> Assessment:
-    """The assessment after a clinician's change, marked as the clinician's; the score follows.
+    """The assessment after a clinician's change, marked as the clinician's; score and flags follow.
 
-    Raises ValueError for a deduction that is not there (Strike), that the protocol does not know or these
-    planes do not demand (Add), and for a box that is not there or is none (Correct).
+    Raises ValueError where there is no score to change, for a deduction that is not there (Strike), that the
+    protocol does not know or these planes do not demand (Add), and for a box that is not there or is none
+    (Correct).
     """
     if isinstance(change, Correct):
-        return _corrected(assessment, change, protocol)
-    if not _is_scored(assessment.planes):
-        raise ValueError("a view that is no standard plane is not scored: there is nothing to deduct")
+        return _flagged_anew(_corrected(assessment, change, protocol), protocol)
+    if assessment.score is None:
+        raise ValueError("what is no standard plane, or was not judged to the end, has no score to change")
     if isinstance(change, Strike):
         deductions = _struck(assessment.deductions, change.item)
     else:
         deductions = _added(assessment.deductions, change, assessment.planes, protocol)
-    return _scored(replace(assessment, deductions=deductions, by=CLINICIAN), protocol)
+    changed = _scored(replace(assessment, deductions=deductions, by=CLINICIAN), protocol)
+    return _flagged_anew(changed, protocol)
 
 
 def points_of(subject: str, fault: str, planes: Iterable[str], protocol: Planes) -> float | None:
@@ -219,6 +222,14 @@ def _scored(assessment: Assessment, protocol: Planes) -> Assessment:
     return replace(assessment, score=score, grade=protocol.grade(score).key)
 
 
+def _flagged_anew(assessment: Assessment, protocol: Planes) -> Assessment:
+    """After a clinician's change: a doubt that it settles goes; those about the model's own sum stay."""
+    kept = [flag for flag in assessment.flags if flag in _OF_THE_MODELS_SUM]
+    judged = "no_deductions" not in assessment.flags
+    found = [flag for flag in _flags(assessment, judged, protocol) if flag not in _OF_THE_MODELS_SUM]
+    return replace(assessment, flags=tuple(flag for flag in FLAGS if flag in (*kept, *found)))
+
+
 def _flags(assessment: Assessment, judged: bool, protocol: Planes) -> Iterable[str]:
     planes = assessment.planes
     found = {structure.label for structure in assessment.structures}
@@ -239,7 +250,8 @@ def _flags(assessment: Assessment, judged: bool, protocol: Planes) -> Iterable[s
     missed = {deduction.subject for deduction in assessment.deductions}
     if assessment.score is not None and set(protocol.key_structures(planes)) - found - missed:
         yield "missing_deduction"
-    absent = {each.subject for each in assessment.deductions if each.fault == "not_displayed"}
+    counted = [each for each in assessment.deductions if not each.struck]
+    absent = {each.subject for each in counted if each.fault == "not_displayed"}
     if absent & found:
         yield "found_but_not_displayed"
 

@@ -65,7 +65,7 @@ class Encoder:
         of every answer and of what ends it, `IGNORED` elsewhere.
         """
         ids, labels = [], []
-        for run in _runs(build_prompt(conversation, self.template)):
+        for run in runs(build_prompt(conversation, self.template)):
             for id_, learned in self._read(run):
                 ids.append(id_)
                 labels.append(id_ if learned else IGNORED)
@@ -165,7 +165,7 @@ def _from_sentencepiece(folder: Path) -> LlamaTokenizer:
     return tokenizer
 
 
-def _runs(parts: Sequence[Part]) -> Iterator[list[Part]]:
+def runs(parts: Sequence[Part]) -> Iterator[list[Part]]:
     """Tokens one by one, neighbouring texts together."""
     run: list[Part] = []
     for part in parts:

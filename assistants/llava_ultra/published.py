@@ -387,8 +387,10 @@ def _check_difference(source: Source, slices: Mapping[str, tuple], base: str | P
     is_difference = norm[1][...].float().mean().abs() < _DIFFERENCE
     if is_difference and base is None:
         raise CheckpointError(
-            f"{source.folder} holds a difference to LLaMA's weights, not the weights: give base=, the LLaMA.",
-            f"{source.folder} 中是与 LLaMA 权重的差值，而非完整权重：请用 base= 指定 LLaMA 权重。",
+            f"{source.folder} holds a difference to LLaMA's weights, not the weights: give base=, the LLaMA "
+            "(in a recipe ultra.base), and use what is saved then.",
+            f"{source.folder} 中是与 LLaMA 权重的差值，而非完整权重：请用 base= 指定 LLaMA 权重"
+            "（训练配置中为 ultra.base），并使用由此保存的权重。",
         )
     if base is not None and not is_difference:
         raise CheckpointError(

@@ -20,7 +20,7 @@ from typing import Any
 from assistants.base import DEMO_MARK, Reply, Settings, Turn, demo_weights, require_demo_weights
 from assistants.qbench import prompts, rating, sentences
 from assistants.qbench.adapter import fingerprint, open_weights
-from assistants.qbench.clustering import FILE, CutPoints, load
+from assistants.qbench.clustering import FILE, CutPoints, choose, load
 from assistants.qbench.prompts import Probe
 from assistants.qbench.rating import Comparison, Rating
 from assistants.qbench.reading import Asked, LocalReader, Reader, Reading, RemoteReader
@@ -48,7 +48,8 @@ class QualityReply(Reply):
     `by_prompt`, the four prompts' ratings, each with the `word` that was written where one was. Of several
     images `ratings` holds the same for each, and the fields of one image are empty. Of a comparison also
     `best` (index of the image), `ranking` (best first), `best_probabilities`, and the two opinions they are
-    made of. `model` and `wording` are fingerprints: scores of two do not compare.
+    made of. `model` and `wording` are fingerprints: scores of two do not compare. `cuts_of` names the
+    population whose cuts decided the level.
     """
 
     task: str | None = None
@@ -58,6 +59,7 @@ class QualityReply(Reply):
     strategy: str | None = None
     level: str | None = None
     level_by: str | None = None
+    cuts_of: str | None = None
     probabilities: Mapping[str, float] | None = None
     score: float | None = None
     open_mass: float | None = None
@@ -217,10 +219,9 @@ class QBenchAssistant:
         ]
 
     def _rating(self, turn: Turn, probe: Probe, reading: Reading) -> Rating:
-        source = {"model": self.model, "prompt": probe.name, "language": turn.language}
-        source["wording"] = prompts.prompt_fingerprint()
-        fitting = next((each for each in self.cut_points if each.fits(**source)), None)
-        return rating.rate(probe.name, reading, turn.language, fitting)
+        source = {"model": self.model, "prompt": _prompt(probe.name), "language": turn.language}
+        cuts = choose(self.cut_points, turn.organ, wording=prompts.prompt_fingerprint(), **source)
+        return rating.rate(probe.name, reading, turn.language, cuts)
 
     def _compare(
         self, wanted: Sequence[tuple[Turn, list[Probe], list[dict[str, Rating]]]], settings: Settings | None
@@ -327,9 +328,14 @@ def _lead(probes: Sequence[Probe]) -> str:
     return "quantitative:overall" if name.startswith("quantitative") else name
 
 
+def _prompt(name: str) -> str:
+    """The prompt that a probe stands for (the quantitative one by its overall indicator), or its name."""
+    return name.removesuffix(":overall")
+
+
 def _is_prompt(name: str) -> bool:
-    """Whether a probe stands for its whole prompt: the quantitative one is told by its overall indicator."""
-    return ":" not in name or name.endswith(":overall")
+    """Whether a probe stands for its whole prompt."""
+    return ":" not in _prompt(name)
 
 
 def _found(ratings: Mapping[str, Rating], lead: str) -> dict[str, Any]:
@@ -341,7 +347,7 @@ def _found(ratings: Mapping[str, Rating], lead: str) -> dict[str, Any]:
         if ":" in name
     }
     by_prompt = {
-        name.removesuffix(":overall"): {
+        _prompt(name): {
             "level": each.level,
             "probabilities": each.probabilities,
             "score": each.score,
@@ -355,6 +361,7 @@ def _found(ratings: Mapping[str, Rating], lead: str) -> dict[str, Any]:
     return {
         "level": own.level,
         "level_by": own.level_by,
+        "cuts_of": own.cuts_of,
         "probabilities": own.probabilities,
         "score": own.score,
         "open_mass": own.open_mass,

@@ -35,7 +35,8 @@ class CutPoints:
 
     `method` is "k-means", or "thirds of the scale" for a population of fewer than three distinct scores,
     which cannot be three clusters. `scores` is a hash of the population's sorted scores, `prompt` the
-    prompt's name, `wording` the fingerprint of prompts.yaml, `model` the weights' fingerprint.
+    prompt's name, `wording` the fingerprint of prompts.yaml, `model` the weights' fingerprint. `organ` is
+    that of all the population's images, None where they show several or nobody said.
     """
 
     cuts: tuple[float, float]
@@ -47,6 +48,7 @@ class CutPoints:
     prompt: str
     wording: str
     language: str
+    organ: str | None = None
     method: str = "k-means"
     seed: int = SEED
     starts: int = STARTS
@@ -58,7 +60,14 @@ class CutPoints:
 
 
 def fit(
-    scores: Sequence[float], population: str, *, model: str, prompt: str, wording: str, language: str
+    scores: Sequence[float],
+    population: str,
+    *,
+    model: str,
+    prompt: str,
+    wording: str,
+    language: str,
+    organ: str | None = None,
 ) -> CutPoints:
     """Cluster the scores of a population, named for people; ValueError for none, or for one that is no
     number. A score halfway between two centroids is the cut, as k-means itself divides a line."""
@@ -73,6 +82,7 @@ def fit(
         "prompt": prompt,
         "wording": wording,
         "language": language,
+        "organ": organ,
     }
     if len(np.unique(values)) < len(RISING):
         thirds = (SCALE / 6, SCALE / 2, SCALE * 5 / 6)
@@ -80,6 +90,18 @@ def fit(
     means = KMeans(len(RISING), n_init=STARTS, random_state=SEED).fit(values[:, None]).cluster_centers_
     centroids = tuple(sorted(means[:, 0].tolist()))
     return CutPoints(_between(centroids), centroids, **receipt)
+
+
+def choose(cut_points: Sequence[CutPoints], organ: str | None, **source: str) -> CutPoints | None:
+    """Which of stored cuts place an image of `organ` (None: nobody said); `source` as in `CutPoints.fits`.
+
+    The organ's own, else those of several organs. Another organ's serve only where no organ was named.
+    """
+    fitting = [each for each in cut_points if each.fits(**source)]
+    for wanted in dict.fromkeys((organ, None)):
+        if found := next((each for each in fitting if each.organ == wanted), None):
+            return found
+    return fitting[0] if fitting and organ is None else None
 
 
 def place(score: float, cut_points: CutPoints) -> tuple[str, bool]:

@@ -25,14 +25,19 @@ ARGMAX, CLUSTERS, WORD = "argmax", "clusters", "word"  # what a level was decide
 DOUBTFUL = 0.5  # an open-set mass below which the model did not want to answer with a level
 
 _CLAUSE = re.compile(r"[.,;:!?\n。，；：！？]")
-_DENIED = re.compile(r"(\bnot?\b|n't)\W*(\w+\W+)?$|[不非]是?$", re.IGNORECASE)
+_GAP = r"[^\w.,;:!?]"
+_DENIED = re.compile(
+    rf"(\b(?:no|not|never|cannot)\b|n't){_GAP}*(\w+{_GAP}+){{0,2}}$|[不非没](?:是|太|够|算|很|怎么|那么)*$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class Rating:
     """One image's quality by one prompt. `level` is None for an answer that names none; `score` is 0 … 10,
-    None where no probabilities were to be had; `borderline` None where the level was not decided by cuts;
-    `word` is the level that the written `text` names, None where it names none or nothing was written."""
+    None where no probabilities were to be had; `borderline` None where the level was not decided by cuts,
+    else `cuts_of` names the population they come from; `word` is the level that the written `text` names,
+    None where it names none or nothing was written."""
 
     prompt: str
     level: str | None
@@ -45,23 +50,21 @@ class Rating:
     text: str | None = None
     reasons: tuple[str, ...] = ()
     word: str | None = None
+    cuts_of: str | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Which of several images is best: `probabilities` of each, and the two opinions they are the mean of.
 
-    `by_question` is None where the question could not be asked or was not answered.
+    `by_question` is None where the question could not be asked or was not answered. `ranking` holds indices
+    from the best image to the worst, of equals the one shown first.
     """
 
     probabilities: tuple[float, ...]
     by_levels: tuple[float, ...] | None
     by_question: tuple[float, ...] | None
-
-    @property
-    def ranking(self) -> tuple[int, ...]:
-        """Indices from the best image to the worst; of equals the one shown first."""
-        return tuple(sorted(range(len(self.probabilities)), key=lambda i: -self.probabilities[i]))
+    ranking: tuple[int, ...]
 
 
 def rate(prompt: str, reading: Reading, language: str, cut_points: CutPoints | None = None) -> Rating:
@@ -73,12 +76,13 @@ def rate(prompt: str, reading: Reading, language: str, cut_points: CutPoints | N
     shares = {level: reading.probabilities[level] for level in LEVELS}
     score = sum(weights()[level] * share for level, share in shares.items())
     level, level_by, borderline = max(reversed(LEVELS), key=shares.__getitem__), ARGMAX, None
+    cuts_of = None
     if cut_points is not None:
         level, borderline = place(score, cut_points)
-        level_by = CLUSTERS
+        level_by, cuts_of = CLUSTERS, cut_points.population
     return Rating(
         prompt, level, level_by, reading.path, shares, score, reading.open_mass, borderline, reading.text,
-        reading.reasons, word,
+        reading.reasons, word, cuts_of,
     )  # fmt: skip
 
 
@@ -109,7 +113,22 @@ def compare(ratings: Sequence[Rating], question: Sequence[float] | None) -> Comp
     if not opinions:
         opinions = [_by_words(ratings)]
     probabilities = tuple(sum(each) / len(opinions) for each in zip(*opinions, strict=True))
-    return Comparison(probabilities, by_levels, by_question)
+    return Comparison(probabilities, by_levels, by_question, _ranking(ratings, probabilities))
+
+
+def _ranking(ratings: Sequence[Rating], probabilities: Sequence[float]) -> tuple[int, ...]:
+    """The likeliest best, then the others by their scores: of those that are hardly ever the best, how
+    often they are says little about which is better."""
+    best = max(range(len(ratings)), key=probabilities.__getitem__)
+    others = [i for i in range(len(ratings)) if i != best]
+    return (best, *sorted(others, key=lambda i: (-_worth(ratings[i]), -probabilities[i])))
+
+
+def _worth(rating: Rating) -> float:
+    """The score; what the level is worth where only a word was written, less than any where none was."""
+    if rating.score is not None:
+        return rating.score
+    return -1.0 if rating.level is None else weights()[rating.level]
 
 
 def orders(count: int) -> list[tuple[int, ...]]:

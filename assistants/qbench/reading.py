@@ -18,6 +18,7 @@ from assistants.qbench import levels
 from assistants.qbench.prompts import Probe, answer_message, choices
 from imaging.frame import Frame
 from models.endpoint import Endpoint
+from models.errors import ModelError
 from models.likelihood import ROWS, Ask, Likelihood
 from models.streaming import Writer
 
@@ -39,6 +40,10 @@ class Reading:
     text: str | None = None
 
 
+class NoScorePlace(ModelError):
+    """Levels cannot be told apart behind the beginning of the answer (`levels.find`)."""
+
+
 class Reader(Protocol):
     def read(self, asked: Sequence[Asked], max_pixels: int | None = None) -> list[Reading]:
         """One reading a probe, by probabilities where the model gives them."""
@@ -58,7 +63,7 @@ class LocalReader:
         self._tokens: dict[tuple[str, int], levels.LevelTokens] = {}
 
     def read(self, asked: Sequence[Asked], max_pixels: int | None = None) -> list[Reading]:
-        """See `Reader`; raises `levels.UnstablePrefix` where a tokenizer leaves no place to read a score."""
+        """See `Reader`; raises NoScorePlace where a tokenizer leaves no place to read a score."""
         tokens = [self.tokens(probe) for probe, _ in asked]
         asks = [
             Ask(probe.messages(), frames, found.candidates)
@@ -91,7 +96,14 @@ class LocalReader:
                 messages = (question, answer_message(answer))
                 return self.likelihood.encoder.tokens(messages, (), ())["input_ids"]
 
-            self._tokens[key] = levels.find(tokenise, probe.answer, choices(probe))
+            try:
+                self._tokens[key] = levels.find(tokenise, probe.answer, choices(probe))
+            except ValueError as error:
+                raise NoScorePlace(
+                    f"This model's tokenizer leaves no place to read a score: {error}. Ask in the other "
+                    "language, or choose another model.",
+                    f"该模型的分词器无法给出读取评分的位置：{error}。请换用另一种提示词语言，或选择其他模型。",
+                ) from error
         return self._tokens[key]
 
 

@@ -18,10 +18,13 @@ def say(
     comparison: Comparison | None,
     language: str,
 ) -> str:
-    """One line an image, after the verdict where several are compared; `found` holds their indicators."""
+    """One line an image, after the verdict where several are compared, before whose cuts decided the levels;
+    `found` holds the images' indicators."""
     lines = [] if comparison is None else _verdict(comparison, language)
     for number, (rating, more) in enumerate(zip(ratings, found, strict=True), start=1):
         lines.append(_rating(number, rating, more, language))
+    for population in dict.fromkeys(rating.cuts_of for rating in ratings if rating.cuts_of):
+        lines.append(_form("placed", language).format(population=population))
     return "\n".join(lines)
 
 
