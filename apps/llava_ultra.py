@@ -167,6 +167,13 @@ def _files_of(entry: dict, number: int) -> int:
     return entry.get("files", 0)
 
 
+def _notices(left_out: str, images: int, language: str) -> list[str]:
+    """What `/chat` puts above an answer as the page does: which files were left out, and that no image is
+    in view."""
+    general = "" if images else text("no_image_in_view", language)
+    return [f"{_NOTICE}{each}" for each in (left_out, general) if each]
+
+
 def _without_notices(answer: str) -> str:
     return "\n\n".join(part for part in answer.split("\n\n") if not part.startswith(_NOTICE))
 
@@ -232,7 +239,7 @@ def _endpoint(openings: Mapping[str, Opening]):
 
         The selection holds `frames`, `kept`, `scores` (relative to this case), `how` and `redundant`, with
         frames counted from 0; it is empty where there was nothing to choose. `chosen` names frames to answer
-        from instead. Files that cannot be read are named above the text.
+        from instead. Files that cannot be read are named above the text, and that no image is in view.
 
         The server remembers nobody. To ask further, send the conversation along: `history` has an entry for
         each question before, oldest first, {"text": what was asked, "answer": the last text that came back,
@@ -249,7 +256,7 @@ def _endpoint(openings: Mapping[str, Opening]):
             images = len(frames_in_view(before, Turn(frames=tuple(case))))
             check_case(text, images)
             turn = replace(make_turn(text, tuple(case), assistant, frames, language), chosen=tuple(chosen))
-            above = [f"{_NOTICE}{notice}"] if notice else []
+            above = _notices(notice, images, language)
             settings = settings_for(assistant, frames)
             with closing(openings[assistant].require().stream(turn, before, settings)) as replies:
                 for reply in replies:

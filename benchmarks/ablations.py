@@ -54,7 +54,7 @@ def variant_recipe(recipe: Recipe, mixture: dict | None, steps: tuple[int, int])
 
     def short(kind: str, like: StageRecipe, count: int) -> StageRecipe:
         schedule = replace(like.schedule, steps=count, minutes=None)
-        return StageRecipe(kind, kind, schedule, like.lora)
+        return replace(like, name=kind, kind=kind, schedule=schedule)
 
     first, second = ("captions", "lora") if mixture is None else ("moe", "instruct")
     both = (short(first, stages["moe"], steps[0]), short(second, stages["instruct"], steps[1]))

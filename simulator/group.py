@@ -3,7 +3,7 @@
 LLaVA-Ultra (2024), sections 3.3 and 4.1: one text often comes with several frames of the same sweep, and only
 those that meet the lesion are valid. Here two to eight frames are picked from a sweep (`cine`), in its order:
 always the one in which the lesion is largest, so that all that is stated can be seen, up to two more that
-show it, and others that do not. In one of four groups the lesion is small, SMALL_PX pixels long.
+show it, and others that do not. In about one of five groups the lesion is small, SMALL_PX pixels long.
 
 The rows are a diagnosis that names the site, one that does not, and questions about the finding (the paper's
 two versions of its data, section 4.2). A row's `valid_images` are the frames whose share of the largest
@@ -32,9 +32,10 @@ from simulator.tissue import LESION
 FRAMES = (2, 8)
 MOST_VALID = 3
 POSITIONS = 16  # of the sweep that the frames are picked from; chosen
-SMALL_SHARE = 0.25  # of the groups; chosen
+SMALL_SHARE = 0.25  # of the groups whose lesion may be; chosen
 SMALL_PX = (6.0, 10.0)  # long axis of a small lesion in pixels
-NEVER_SMALL = ("vessel",)  # a plaque is as long as the vessel's wall lets it be
+NEVER_SMALL_ORGANS = ("vessel",)  # a plaque is as long as the vessel's wall lets it be
+NEVER_SMALL_KINDS = ("isoechoic",)  # a few pixels as bright as what lies around would stand in no report
 
 
 def make(order: Order, number: int) -> Examined:
@@ -42,7 +43,7 @@ def make(order: Order, number: int) -> Examined:
     rng = np.random.default_rng([order.seed, number])
     examination = _with_lesion(rng, order.organ)
     mm_per_pixel = _scale(examination)
-    if rng.random() < SMALL_SHARE and examination.organ not in NEVER_SMALL:
+    if rng.random() < SMALL_SHARE and _may_be_small(examination):
         examination = _small(examination, float(rng.uniform(*SMALL_PX)) * mm_per_pixel)
     pictures = draw_sweep(examination, _picked(sample_sweep(rng, examination, POSITIONS), rng))
     areas = np.array([(picture.labels == LESION).sum() for picture in pictures])
@@ -68,6 +69,11 @@ def _with_lesion(rng: np.random.Generator, organ: str | None) -> Examination:
 def _scale(examination: Examination) -> float:
     view = examination.views[0]
     return scan_grid(VIEWS[examination.organ][view.name].probe, view.depth_mm).mm_per_pixel
+
+
+def _may_be_small(examination: Examination) -> bool:
+    organ, kind = examination.organ, examination.lesion.kind
+    return organ not in NEVER_SMALL_ORGANS and kind not in NEVER_SMALL_KINDS
 
 
 def _small(examination: Examination, long_mm: float) -> Examination:

@@ -13,7 +13,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from apps import display
+from apps import display, language
 from apps.llava_ultra import CaseChat, said_before, settings_for
 from apps.opening import Opening
 from apps.selection import chosen_before, picked, step_bubble
@@ -290,6 +290,13 @@ def test_a_conversations_frames_stay_in_view_for_the_next_answer(client, tmp_pat
     assert selection["frames"] == 3
     text, _ = client.predict(files[:1], "And?", history=[exchange("Q?", answer, 1)], api_name="/chat")
     assert text  # no new file with this question
+
+
+def test_a_program_is_told_that_an_answer_is_about_no_image(client, tmp_path):
+    told, _ = client.predict([], "What is a cyst?", api_name="/chat")
+    assert told.startswith(f"⚠️ {language.text('no_image_in_view', 'en')}\n\n")
+    about_images, _ = client.predict(handles(tmp_path), "Q?", api_name="/chat")
+    assert language.text("no_image_in_view", "en") not in about_images
 
 
 def test_what_the_page_said_above_an_answer_is_not_sent_back():
