@@ -15,9 +15,10 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -143,14 +144,19 @@ def pick_rows(rows: Sequence[Case], count: int, rng: np.random.Generator) -> lis
     weights = np.array(
         [(LETTERED_WEIGHT if _is_lettered(case) else 1.0) / of_task[case.task] for case in rows]
     )
-    picked: list[int] = []
-    for i in rng.choice(len(rows), len(rows), replace=False, p=weights / weights.sum()):
+    drawn = rng.choice(len(rows), len(rows), replace=False, p=weights / weights.sum())
+    return list(islice(without_copies(rows, drawn), count))
+
+
+def without_copies(rows: Sequence[Case], order: Iterable[int]) -> Iterator[int]:
+    """The indices of `order` but those of a second report or diagnosis: it would only be copied from the
+    first."""
+    had: set[str] = set()
+    for i in order:
         task = rows[i].task
-        if task == "vqa" or all(rows[k].task != task for k in picked):
-            picked.append(int(i))
-        if len(picked) == count:
-            break
-    return picked
+        if task == "vqa" or task not in had:
+            had.add(task)
+            yield int(i)
 
 
 def _is_lettered(case: Case) -> bool:

@@ -44,7 +44,7 @@ from imaging.case import Case, CaseError
 from imaging.files import load_frames
 from models.encoding import IGNORED
 from models.errors import ContextOverflow
-from training.conversation import as_turn, mark
+from training.conversation import as_turn, mark, without_copies
 from training.loop import processes
 from training.stages import askable
 
@@ -140,7 +140,8 @@ class Examinations:
 
     def _conversation(self, rows: list[Case], rng: np.random.Generator) -> tuple[Tensors, Case]:
         """Turns of one examination in random order, with its one frame, and the row that comes first."""
-        order = _asked(rows, rng)[: int(rng.integers(1, MOST_TURNS + 1))]
+        order = [rows[i] for i in without_copies(rows, rng.permutation(len(rows)))]
+        order = order[: int(rng.integers(1, MOST_TURNS + 1))]
         while True:
             turns: list[Turn | Reply] = []
             for k, case in enumerate(order):
@@ -202,16 +203,6 @@ class Examinations:
         ]
         self.module.train(learning)
         return scores
-
-
-def _asked(rows: Sequence[Case], rng: np.random.Generator) -> list[Case]:
-    """The rows of one examination in random order, with one report and one diagnosis at most: a second would
-    only be copied from the first."""
-    asked: list[Case] = []
-    for i in rng.permutation(len(rows)):
-        if rows[i].task == "vqa" or all(other.task != rows[i].task for other in asked):
-            asked.append(rows[i])
-    return asked
 
 
 def _as_if_all(features: Tensor, scores: Tensor) -> Tensor:
