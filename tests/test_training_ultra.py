@@ -31,8 +31,8 @@ from models.familiarity import Familiarity
 from training import run as running
 from training.__main__ import main
 from training.contrast import Contrast, caption
-from training.conversation import as_turn
-from training.frames import Examinations, SeenFrames, _asked, standing_in
+from training.conversation import as_turn, without_copies
+from training.frames import Examinations, SeenFrames, standing_in
 from training.masks import LESION, LESION_SHARE, LESION_WEIGHT, Masks, label_map, place_weights
 from training.recipe import Lora, RecipeError, read_recipe
 from training.stages import CHOICE, FUSION, LANGUAGE, changed_by, freeze, with_lora
@@ -279,7 +279,8 @@ def test_no_conversation_asks_for_a_second_report_or_diagnosis(cases):
     tasks = ["report", "diagnosis", "vqa"] * 2
     rows = [replace(cases[0], id=str(i), task=task) for i, task in enumerate(tasks)]
     for seed in range(20):
-        asked = sorted(row.task for row in _asked(rows, np.random.default_rng(seed)))
+        order = np.random.default_rng(seed).permutation(len(rows))
+        asked = sorted(rows[i].task for i in without_copies(rows, order))
         assert asked == ["diagnosis", "report", "vqa", "vqa"]
 
 
