@@ -140,15 +140,13 @@ class Chat:
     def retry(self, bubbles: list[Bubble], language: str, event: gr.RetryData, *choices) -> Iterator[Update]:
         """Answer the same question again, from the words and images in its bubbles."""
         _, asked = display.question_at(bubbles, _row(event.index))
-        kept = bubbles[: display.answer_begins(bubbles, asked)]
-        yield from self._never_raise(self._answer(kept, language, choices), language)
+        yield from self._answer_again(bubbles, asked, bubbles[asked], language, choices)
 
     def edit(self, bubbles: list[Bubble], language: str, event: gr.EditData, *choices) -> Iterator[Update]:
         """Answer a question whose words were changed; what came after it goes."""
         _, asked = display.question_at(bubbles, _row(event.index))
         reworded = {"role": "user", "content": str(event.value)}
-        kept = [*bubbles[:asked], reworded, *bubbles[asked + 1 : display.answer_begins(bubbles, asked)]]
-        yield from self._never_raise(self._answer(kept, language, choices), language)
+        yield from self._answer_again(bubbles, asked, reworded, language, choices)
 
     def undo(self, bubbles: list[Bubble], event: gr.UndoData) -> Update:
         """Take a question back into the box, with its images."""
@@ -186,6 +184,10 @@ class Chat:
         """What was said before, and the question to answer now."""
         return display.conversation(bubbles)
 
+    def _chosen(self, bubbles: list[Bubble], asked: int, choices: Sequence) -> tuple[int, ...]:
+        """The frames that a person had named for the question at `asked`."""
+        return ()
+
     def _shown(self, reply: Reply, bubbles: list[Bubble], images: int, language: str) -> list[Bubble]:
         """The answer so far; `bubbles` is the conversation before it, with so many `images` in view."""
         return display.answer_bubbles(reply, images, language)
@@ -220,6 +222,14 @@ class Chat:
                     answer = self._shown(reply, bubbles, images, language)
                     yield {self.bubbles: [*bubbles, *answer], self.status: _progress(reply, started)}
         yield self._ready(_summary(reply, started))
+
+    def _answer_again(
+        self, bubbles: list[Bubble], asked: int, question: Bubble, language: str, choices: Sequence
+    ) -> Iterator[Update]:
+        """Put `question` where the one at `asked` stood and answer it, from the frames that were named."""
+        kept = [*bubbles[:asked], question, *bubbles[asked + 1 : display.answer_begins(bubbles, asked)]]
+        chosen = self._chosen(bubbles, asked, choices)
+        yield from self._never_raise(self._answer(kept, language, choices, chosen), language)
 
     def _wait_for_weights(self, choices: Sequence) -> Generator[Update, None, Assistant]:
         """The assistant, when it is there; NotOpened when it will never be."""

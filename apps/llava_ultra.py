@@ -94,6 +94,10 @@ class CaseChat(Chat):
         standing = () if choices[1] == "all" else chosen_before(bubbles)
         yield from super()._answer(bubbles, language, choices, chosen or standing)
 
+    def _chosen(self, bubbles: list[Bubble], asked: int, choices: Sequence) -> tuple[int, ...]:
+        step = display.answer_begins(bubbles, asked)
+        return () if choices[1] == "all" else chosen_before(bubbles[: step + 1])
+
     def _shown(self, reply: Reply, bubbles: list[Bubble], images: int, language: str) -> list[Bubble]:
         selection = reply.selection if isinstance(reply, SelectionReply) else None
         step = [step_bubble(selection, bubbles, language)] if selection and images > 1 else []

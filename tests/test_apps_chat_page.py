@@ -98,6 +98,21 @@ def test_a_click_answers_from_that_frame_and_the_next_question_stays_with_it(fil
     assert assistant.asked[-1][0].chosen == ()  # all are to be used
 
 
+def test_asking_again_stays_with_the_clicked_frame(files):
+    assistant = pages.Fixed(replies(kept=[0], how="person"))
+    chat = conversation(assistant)
+    bubbles = send(chat, files, "Q?")[chat.bubbles]
+    answer = len(bubbles) - 1
+    again = gr.RetryData(None, {"index": answer, "value": ""})
+    reworded = gr.EditData(None, {"index": 1, "value": "What?", "previous_value": "Q?"})
+    final_of(chat.retry(bubbles, "en", again, *CHOICES), chat, bubbles)
+    assert assistant.asked[-1][0].chosen == (0,) and assistant.asked[-1][0].text == "Q?"
+    final_of(chat.edit(bubbles, "en", reworded, *CHOICES), chat, bubbles)
+    assert assistant.asked[-1][0].chosen == (0,) and assistant.asked[-1][0].text == "What?"
+    final_of(chat.retry(bubbles, "en", again, "echovlm", "all", "en"), chat, bubbles)
+    assert assistant.asked[-1][0].chosen == ()  # all are to be used
+
+
 @pytest.mark.parametrize("value", ["", "x", "0-0", "99999999-1", "-1-0", "2-0-1", "1-<b>"])
 def test_a_made_up_click_does_nothing(files, value):
     assistant = pages.Fixed(replies())

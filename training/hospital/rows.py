@@ -12,6 +12,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,11 +97,9 @@ def patient_key(value: str) -> str:
 
 def image_names(cell: str) -> list[str]:
     """The names in one cell, separated as rules.yaml says, or a list as JSON."""
-    if cell.startswith("["):
-        try:
+    with suppress(json.JSONDecodeError):  # a name may begin with a bracket, too
+        if cell.startswith("["):
             return [str(name).strip() for name in json.loads(cell)]
-        except json.JSONDecodeError:
-            pass  # a name that begins with a bracket
     return [name.strip() for name in re.split(rules()["image_separator"], cell) if name.strip()]
 
 
