@@ -1,4 +1,4 @@
-// Three things Gradio leaves out for the pictures of a conversation.
+// Four things Gradio leaves out for a conversation and its pictures.
 (names) => {
   // Alternative text: the number of the picture in the whole conversation, as the stylesheet shows it to the eye.
   const describe = () => {
@@ -26,8 +26,17 @@
   document.addEventListener("drop", (event) => attach(event, event.dataTransfer?.files));
   document.addEventListener("paste", (event) => attach(event, event.clipboardData?.files));
 
+  // Enter waits, with the words in the box, while an answer is being written: Gradio would send them into the middle of
+  // it, and the answer would be lost. Stop comes first.
+  const sendsTooEarly = (event) => event.key === "Enter" && !event.shiftKey && event.target.closest?.(".ask")?.querySelector(".stop-button");
+  document.addEventListener("keypress", (event) => {
+    if (!sendsTooEarly(event)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  }, true);
+
   // A click on a frame of a step goes to the page's hidden field, with the time, so that it can be clicked again.
-  // Not while an answer is being written: Stop comes first.
+  // Not while an answer is being written, either.
   document.addEventListener("click", (event) => {
     const frame = event.target.closest(".conversation .frames button.frame");
     const field = document.querySelector("#chat-pick textarea, #chat-pick input");

@@ -27,7 +27,9 @@ def step_bubble(selection: dict[str, Any], bubbles: Sequence[Bubble], language: 
     count, kept = selection["frames"], selection["kept"]
     key = "step_all" if len(kept) == count else "step_one" if len(kept) == 1 else "step_some"
     title = text(key, language, count=count, kept=_numbers(kept, language))
-    why = f"{text(_HOW[selection['how']], language)} {text('step_relative', language)}"
+    why = ("" if language == "zh" else " ").join(
+        text(each, language) for each in (_HOW[selection["how"]], "step_relative")
+    )
     frames = "".join(
         _frame(selection, at, picture["path"], len(bubbles), language) for at, picture in enumerate(shown)
     )
@@ -73,4 +75,14 @@ def _frame(selection: dict[str, Any], at: int, path: str, step: int, language: s
 
 
 def _numbers(indices: Sequence[int], language: str) -> str:
-    return ("、" if language == "zh" else ", ").join(str(index + 1) for index in indices)
+    """Indices, ascending, as numbers from 1; three or more in a row as "3–7"."""
+    runs: list[list[int]] = []
+    for number in (index + 1 for index in indices):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    said = [
+        each for run in runs for each in ([f"{run[0]}–{run[-1]}"] if len(run) > 2 else [str(n) for n in run])
+    ]
+    return ("、" if language == "zh" else ", ").join(said)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 from imaging.frame import Frame
@@ -19,6 +20,7 @@ from imaging.frame import Frame
 NAMES = ("echovlm", "llava_ultra", "qbench", "abvlm_q")
 DEMO_MARK = "demo.json"  # training leaves it in every folder that learned from simulated images alone
 _DEMO = Path(__file__).parents[1] / "weights" / "demo"
+_OPENING = Lock()
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,9 @@ def open_assistant(
     "bfloat16" or "float16"; `quantize` is None, "8bit" or "4bit" (needs a GPU and bitsandbytes). `planes` is
     the file of a hospital's own protocol, for abvlm_q alone.
 
+    One is opened at a time, whatever the threads: while it makes a model, transformers changes settings of
+    the whole process, such as the default dtype, and two at once spoil each other.
+
     Raises ValueError for an unknown name or for `planes` with another assistant, PlanesError or OSError for a
     protocol that cannot be used, and `models.checkpoint.CheckpointError` for weights that do not fit.
     """
@@ -154,4 +159,5 @@ def open_assistant(
     own = {} if planes is None else {"planes": planes}
     if own and name != "abvlm_q":
         raise ValueError(f"the assistant {name!r} knows no planes; leave them out")
-    return package.open(weights, device=device, dtype=dtype, quantize=quantize, **own)
+    with _OPENING:
+        return package.open(weights, device=device, dtype=dtype, quantize=quantize, **own)

@@ -1,21 +1,23 @@
 """`python -m benchmarks.llava_ultra_selection`: which frame LLaVA-Ultra reads, and what the choice is worth.
 
-Makes groups of two to eight near-identical frames anew from a seed, one to three of them valid, a quarter
-with a lesion of at most 10 pixels (`python -m simulator --task group`), and asks for the diagnosis, with the
-site named and without. Ways to choose:
+Makes groups of two to eight near-identical frames anew from a seed, one to three of them valid, one group in
+six with a lesion of at most 10 pixels (`python -m simulator --task group`), and asks for the diagnosis, with
+the site named and without. Ways to choose:
 
     score      the feature score (Eq. 3), as the assistant chooses. Trained with Eq. 5 it is the paper's
                Func. b, with distillation 0 its Func. a: give both weights
     question   attention to the question (Eq. 4, training-free)
     findings   attention to the findings, which only training has: the teacher of Eq. 5
     random     any frame
-    valid      a valid frame: the most that a choice can bring
-    all        no choice, every frame goes to the language model
+    valid      any valid frame: what a choice that never errs would bring
+    all        no choice, every frame goes to the language model. In training it reads one a case, here and in
+               the paper: `all` says what these weights do with several, not what a model taught so would
 
 First table: how often the frame is valid (Wilson 95 % intervals over groups), and of the teacher for every N
 of Eq. 4, with the share of its target in Eq. 5 that lies on valid frames for several `sharpness`. Second, the
-shape of the paper's Table 3: answers by LLaVA-Med's definitions (`eval`, profile llava), tokens read, and
-seconds from features to the first token, one case at a time. Several `--weights NAME=FOLDER` stand side by
+shape of the paper's Table 3: answers by LLaVA-Med's definitions (`eval`, profile llava), BLEU-1 with its 95 %
+interval (bootstrap over patients), tokens read, and seconds from features to the first token, one case at a
+time. Several `--weights NAME=FOLDER` stand side by
 side; without SAM is one of another training. Seconds depend on the machine: compare within a table.
 
 Before the last stage of a training, `--unfinished RECIPE --choice-only --ways findings question` says whether
@@ -276,6 +278,9 @@ def _answers(one: Opened, way: str, read: Sequence[Read]) -> list[str]:
         some = [each for each in read if each.case.extra["site_named"] == named]
         if some:
             figures = [f"{groups[site][column].value:.1f}" for column in COLUMNS]
+            bleu = groups[site]["BLEU-1"]
+            if bleu.low is not None:  # not for one patient alone
+                figures[COLUMNS.index("BLEU-1")] += f" ({bleu.low:.1f}–{bleu.high:.1f})"
             tokens = np.mean([each.prompt["input_ids"].shape[1] for each in some])
             seconds = np.median([each.seconds for each in some])
             line = [one.name, way, site, *figures, f"{tokens:.0f}", f"{seconds:.3f}"]

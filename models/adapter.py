@@ -48,22 +48,25 @@ def open_backbone(
     if folder is None:
         backbone = Backbone.open(str(weights), **options)
         return backbone, (backbone.folder,)
-    base = _base_of(folder)
+    base = base_of(folder)
     backbone = Backbone.open(base, **options)
-    wrapped = _with_adapter(backbone.model, base, folder)
+    wrapped = with_adapter(backbone.model, base, folder)
     model = wrapped.merge_and_unload() if merge and quantize is None else wrapped.get_base_model()
     encoder = _encoder(backbone.encoder, folder)
     return replace(backbone, model=model.eval(), encoder=encoder), (folder, backbone.folder)
 
 
-def _base_of(folder: Path) -> str:
-    """The weights that an adapter says it is for; CheckpointError where it is no LoRA or names none."""
+def base_of(folder: Path) -> str:
+    """The weights that an adapter says it is for; CheckpointError where it is no LoRA, or names none or another
+    adapter (or itself)."""
     values = read_json(folder / CONFIG)
     base, kind = values.get("base_model_name_or_path"), values.get("peft_type")
     if kind != "LORA":
         why, why_zh = f"its peft_type is {kind}", f"peft_type 为 {kind}"
     elif not base:
         why, why_zh = "base_model_name_or_path is empty", "未注明 base_model_name_or_path"
+    elif adapter_folder(base) is not None:
+        why, why_zh = f"its base {base} is an adapter, too", f"其基础模型 {base} 也是适配器"
     else:
         return base
     raise CheckpointError(
@@ -72,7 +75,7 @@ def _base_of(folder: Path) -> str:
     )
 
 
-def _with_adapter(model: PreTrainedModel, base: str, folder: Path) -> PeftModel:
+def with_adapter(model: PreTrainedModel, base: str, folder: Path) -> PeftModel:
     """The model of `base` with the adapter beside its weights."""
     try:
         found = load_file(folder / TENSORS)

@@ -3,7 +3,9 @@
 LLaVA-Ultra (2024), sections 3.3 and 4.1: one text often comes with several frames of the same sweep, and only
 those that meet the lesion are valid. Here two to eight frames are picked from a sweep (`cine`), in its order:
 always the one in which the lesion is largest, so that all that is stated can be seen, up to two more that
-show it, and others that do not. In about one of five groups the lesion is small, SMALL_PX pixels long.
+show it, and others that do not. In about one of six groups the lesion is small, SMALL_PX pixels long. What
+shows the lesion is counted on the label maps; where that makes more frames valid than were picked as such, or
+all of them, the group is drawn anew.
 
 The rows are a diagnosis that names the site, one that does not, and questions about the finding (the paper's
 two versions of its data, section 4.2). A row's `valid_images` are the frames whose share of the largest
@@ -41,14 +43,17 @@ NEVER_SMALL_KINDS = ("isoechoic",)  # a few pixels as bright as what lies around
 def make(order: Order, number: int) -> Examined:
     """Group `number` of the order, with `order.rows` rows."""
     rng = np.random.default_rng([order.seed, number])
-    examination = _with_lesion(rng, order.organ)
-    mm_per_pixel = _scale(examination)
-    if rng.random() < SMALL_SHARE and _may_be_small(examination):
-        examination = _small(examination, float(rng.uniform(*SMALL_PX)) * mm_per_pixel)
-    pictures = draw_sweep(examination, _picked(sample_sweep(rng, examination, POSITIONS), rng))
-    areas = np.array([(picture.labels == LESION).sum() for picture in pictures])
+    valid, pictures = [], []
+    while not 0 < len(valid) <= MOST_VALID or len(valid) == len(pictures):
+        examination = _with_lesion(rng, order.organ)
+        mm_per_pixel = _scale(examination)
+        if rng.random() < SMALL_SHARE and _may_be_small(examination):
+            examination = _small(examination, float(rng.uniform(*SMALL_PX)) * mm_per_pixel)
+        pictures = draw_sweep(examination, _picked(sample_sweep(rng, examination, POSITIONS), rng))
+        areas = np.array([(picture.labels == LESION).sum() for picture in pictures])
+        valid = [i for i, area in enumerate(areas) if area and area >= VALID_SHARE * areas.max()]
     truth = {
-        "valid_images": [i for i, area in enumerate(areas) if area and area >= VALID_SHARE * areas.max()],
+        "valid_images": valid,
         "valid_share": VALID_SHARE,
         "cross_section": [round(float(area / areas.max()), 3) for area in areas],
         "examination": examination.truth(),

@@ -65,8 +65,8 @@ def files():
 @pytest.mark.parametrize(
     "language, title, words",
     [
-        ("en", "Looked at 3 frames, used frame 3", ["this case only", "nearly the same as frame 2", "70%"]),
-        ("zh", "查看了 3 帧，采用第 3 帧", ["只在本病例", "与第 2 帧几乎相同", "70%"]),
+        ("en", "Looked at 3 frames, used frame 3", ["this case only", "nearly the same as 2<", "70%"]),
+        ("zh", "查看了 3 帧，采用第 3 帧", ["。评分只在本病例", "与第 2 帧几乎相同", "70%"]),
     ],
 )
 def test_the_step_says_what_was_used_and_shows_every_frame(files, language, title, words):
@@ -113,6 +113,15 @@ def test_asking_again_stays_with_the_clicked_frame(files):
     assert assistant.asked[-1][0].chosen == ()  # all are to be used
 
 
+def test_many_near_identical_frames_are_named_as_runs():
+    bubble = {"role": "user", "content": [{"path": f"{n}.png", "alt_text": ""} for n in range(16)]}
+    alike = {"frames": 16, "kept": [0, 1, 15], "scores": [1 / 16] * 16, "redundant": [[*range(12), 15]]}
+    step = step_bubble(SELECTION | alike, [bubble], "en")
+    assert "nearly the same as 2–12, 16<" in step["content"]
+    assert "nearly the same as 1, 2, 4–12, 16<" in step["content"]
+    assert step["metadata"]["title"] == "Looked at 16 frames, used frames 1, 2, 16"
+
+
 @pytest.mark.parametrize("value", ["", "x", "0-0", "99999999-1", "-1-0", "2-0-1", "1-<b>"])
 def test_a_made_up_click_does_nothing(files, value):
     assistant = pages.Fixed(replies())
@@ -149,7 +158,9 @@ def test_a_step_is_not_read_back_as_an_answer(files):
     assert [entry.text for entry in assistant.asked[-1][1]] == ["Q?", "A cyst."]
 
 
-@pytest.mark.parametrize("language, says", [("en", "other 2 frames are used"), ("zh", "其余 2 帧已采用")])
+@pytest.mark.parametrize(
+    "language, says", [("en", "from the other files: 2."), ("zh", "其余文件已读入 2 帧")]
+)
 def test_a_broken_file_is_named_and_the_others_are_used(files, language, says):
     bad = Path(files[0]).with_name("letter.png")
     bad.write_text("Dear colleague")

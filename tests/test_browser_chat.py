@@ -1,6 +1,7 @@
 """The Chat page in a real Chromium: the step that shows the frames, a click on another one, and whether the
 frame with the lesion is found."""
 
+import threading
 from itertools import count
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from test_browser import CHROMIUM, PATIENCE, Visitor, browser, pytestmark  # noq
 
 from apps.opening import Opening
 from apps.page import compose, launch_options
+from assistants.selection import SelectionReply
 from simulator.cases import Order
 from simulator.group import make
 
@@ -79,6 +81,102 @@ def test_the_step_shows_the_frames_and_a_click_answers_from_another(visitor, tmp
     changed.click()  # the new step is folded, too
     assert visitor.page.locator("#chat-chat .frames .frame.kept b").text_content() == str(other)
     assert visitor.page.locator("#chat-chat .user-row img").count() == FRAMES
+
+
+class Held(pages.Fixed):
+    """An assistant that begins to answer and goes on when it is let."""
+
+    def __init__(self, *replies):
+        super().__init__(*replies)
+        self.go_on = threading.Event()
+
+    def stream(self, turn, history=(), settings=None):
+        for reply in super().stream(turn, history, settings):
+            yield reply
+            self.go_on.wait(60)
+
+
+@pytest.fixture(scope="module")
+def held():
+    """The address of a page whose assistant stops after its first words, and that assistant."""
+    selection = {"frames": 12, "kept": [1], "scores": [1 / 12] * 12, "how": "attention", "redundant": []}
+    told = {"seconds_to_first_token": 0.1, "selection": selection}
+    done = SelectionReply("A cyst.", finished=True, stopped_by="end", new_tokens=3, **told)
+    assistant = Held(SelectionReply("A", **told), done)
+    with pages.served(pages.ready(assistant)) as (address, _):
+        yield address, assistant
+
+
+@pytest.fixture
+def reader(browser, held):  # noqa: F811
+    held[1].go_on.set()
+    visitor = Visitor(browser, held[0])
+    visitor.page.get_by_role("tab", name="Chat").click()
+    visitor.page.wait_for_selector("#chat-box textarea")
+    yield visitor
+    held[1].go_on.set()
+    assert visitor.complaints == []
+    visitor.context.close()
+
+
+DIMMED_OR_FRAMED = """image => {
+  const around = [];
+  for (let each = image; !each.matches(".message"); each = each.parentElement) around.push(each);
+  const looks = (each) => getComputedStyle(each);
+  const framed = (each) => each.matches(".thought-group") && looks(each).borderTopStyle !== "none";
+  return around.filter((each) => looks(each).opacity < 1 || framed(each)).map((each) => each.className);
+}"""
+
+
+def many(folder):
+    return [pages.write_png(folder, f"{seed}.png", seed) for seed in range(12)]
+
+
+def test_enter_waits_while_an_answer_is_written(reader, held, tmp_path):
+    held[1].go_on.clear()
+    held[1].asked.clear()
+    page, box = reader.page, reader.page.locator("#chat-box textarea")
+    page.locator("#chat-box input[type=file]").first.set_input_files(many(tmp_path)[:1])
+    page.wait_for_selector("#chat-box .thumbnail-item")
+    box.fill("A lesion?")
+    box.press("Enter")
+    page.wait_for_function("document.querySelector('#chat-status').innerText.match(/Writing/)")
+    box.fill("And now?")
+    box.press("Enter")
+    page.wait_for_timeout(500)
+    held[1].go_on.set()
+    wait_until_done(reader)
+    assert box.input_value() == "And now?" and len(held[1].asked) == 1
+    assert page.locator("#chat-chat [data-testid=bot]").last.inner_text() == "A cyst."
+    box.press("Enter")
+    reader.wait_until(lambda: len(held[1].asked) == 2)
+
+
+def test_what_goes_wrong_stays_in_sight_beside_a_long_conversation(reader, tmp_path):
+    files = many(tmp_path)
+    ask(reader, files, "A lesion?")
+    page = reader.page
+    files = [*files, *files, *files][:33]
+    page.locator("#chat-box input[type=file]").first.set_input_files(files)
+    page.wait_for_function("document.querySelectorAll('#chat-box .thumbnail-item').length == 33")
+    page.locator("#chat-box textarea").fill("And now? " * 60)
+    page.locator("#chat-box textarea").press("Enter")
+    problem = page.locator("#chat-status .problem")
+    problem.wait_for()
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    place = problem.bounding_box()
+    assert place["y"] + place["height"] < 900
+    assert page.locator("#chat-chat").bounding_box()["height"] >= 240
+
+
+def test_a_step_is_one_box_with_its_images_in_full_light_and_no_markup_to_copy(reader, tmp_path):
+    ask(reader, many(tmp_path), "A lesion?")
+    reader.page.locator("#chat-chat").get_by_text("used frame 2").click()
+    frames_of(reader).first.wait_for()
+    image = frames_of(reader).first.locator("img")
+    assert image.evaluate(DIMMED_OR_FRAMED) == []
+    buttons = reader.page.locator("#chat-chat .message-row:has(.frames) + .message-buttons button:visible")
+    assert buttons.count() == 0
 
 
 # --- the trained score --------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -52,6 +54,15 @@ def test_the_certificate_is_clean():
     certificate = certify(str(DEMO_WEIGHTS))
     assert not (certificate.missing or certificate.unexpected or certificate.reshaped)
     assert 5_000_000 <= certificate.parameters <= 25_000_000
+
+
+def test_several_assistants_may_be_opened_at_once():
+    """The page does; transformers alone does not allow it, and spoils both models."""
+    wanted = [("echovlm", None), ("qbench", "weights/demo/qwen2_vl")] * 2
+    with ThreadPoolExecutor(len(wanted)) as at_once:
+        opened = list(at_once.map(lambda names: open_assistant(*names, device="cpu"), wanted))
+    assert [each.name for each in opened] == [name for name, _ in wanted]
+    assert {each.dtype for each in opened} == {"float32"}
 
 
 def test_it_reads_simulated_cases_well_above_chance(answers):

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 import ultra
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from assistants.base import DEMO_MARK, Reply, Settings, Turn, open_assistant
@@ -229,6 +230,23 @@ def test_missing_demo_weights_say_how_to_make_them(monkeypatch):
     with pytest.raises(CheckpointError, match="demo_llava_ultra.yaml --publish") as missing:
         open_assistant("llava_ultra", device="cpu")
     assert "demo_llava_ultra.yaml --publish" in missing.value.message("zh")
+
+
+def test_an_adapter_answers_on_its_base(folder, tmp_path):
+    where = r".*language_model.*\.q_proj"
+    wrapped = get_peft_model(made(), LoraConfig(r=2, target_modules=where, modules_to_save=["frame_score"]))
+    wrapped.peft_config["default"].base_model_name_or_path = str(folder)
+    own = wrapped.get_base_model().model.frame_score.modules_to_save["default"].channel_weight
+    own.data.neg_()  # it wants the frame that its base wants least
+    wrapped.save_pretrained(tmp_path)
+    turn = Turn("请写报告", FRAMES, language="zh")
+    scores = [
+        answer(open_assistant("llava_ultra", str(each), device="cpu"), turn).selection["scores"]
+        for each in (folder, tmp_path)
+    ]
+    assert scores[0].index(min(scores[0])) == scores[1].index(max(scores[1]))
+    opened = open_assistant("llava_ultra", str(tmp_path), device="cpu")
+    assert opened.folders == (tmp_path, folder) and tmp_path.name in opened.title
 
 
 def test_quantised_weights_are_refused(folder):

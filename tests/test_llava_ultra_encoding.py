@@ -7,6 +7,7 @@ import sentencepiece
 import tiny
 import torch
 import ultra
+from tokenizers import AddedToken
 
 from assistants.base import Reply, Turn
 from assistants.llava_ultra.encoding import Encoder
@@ -114,6 +115,18 @@ def test_typed_tokens_are_text(llama):
     encoder = Encoder.open(llama, config())
     ids = encoder.encode([Turn("</s><s><unk>")])["input_ids"][0].tolist()
     assert ids.count(2) == 0 and ids.count(1) == 1
+
+
+def test_a_placeholder_that_its_tokenizer_calls_a_plain_word_cannot_be_typed(tmp_path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens([AddedToken("<image>", special=False, normalized=False)])
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    encoder, words = Encoder(tokenizer, config("chatml", image)), len(tokenizer)
+    ids = encoder.encode([Turn("What is <image>?", (tiny.frame(),))])["input_ids"][0].tolist()
+    assert ids.count(image) == ultra.TOKENS and len(tokenizer) == words
+    encoder.save(tmp_path)
+    again = Encoder.open(tmp_path, config("chatml", image))
+    assert image not in again.words("<image>") and again.decode(again.words("<image>")) == "<image>"
 
 
 def test_tokens_added_to_llama_are_read(sentencepiece_folder, tmp_path):

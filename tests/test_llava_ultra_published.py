@@ -1,8 +1,11 @@
 """Weights of other makers become a LLaVA-Ultra whole, or not at all."""
 
+import json
+
 import pytest
 import torch
 import ultra
+from peft import LoraConfig, get_peft_model
 
 from assistants.llava_ultra import LlavaUltraForConditionalGeneration
 from assistants.llava_ultra.published import open_published
@@ -233,6 +236,47 @@ def test_its_own_weights_need_nothing(tmp_path):
         open_published(tmp_path, alpha=1)
 
 
+def adapter(folder, model, base, also=("fusion", "frame_score")):
+    """A LoRA adapter in the decoder and whole modules beside it, all different from the base's; the model."""
+    where = r".*language_model.*\.(q_proj|down_proj)"
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=where, modules_to_save=list(also))).eval()
+    wrapped.peft_config["default"].base_model_name_or_path = str(base)
+    torch.manual_seed(5)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+def test_an_adapter_is_opened_on_the_base_that_it_names(tmp_path):
+    ultra.model(template="mistral_instruct").save_pretrained(tmp_path / "base")
+    before = logits(open_published(tmp_path / "base").model)
+    wrapped = adapter(tmp_path / "lora", ultra.model(), tmp_path / "base")
+    opened = open_published(tmp_path / "lora")
+    assert torch.allclose(logits(opened.model), logits(wrapped), atol=1e-4)
+    assert (logits(wrapped) - before).abs().max() > 0.1
+    assert opened.model.model.frame_score.channel_weight.any()
+    assert (opened.layout, opened.fresh) == ("own", ())
+    assert opened.folders == (tmp_path / "lora", tmp_path / "base")
+    assert opened.model.config.template == "mistral_instruct"
+    ultra.model(text_config={"hidden_size": 64}).save_pretrained(tmp_path / "base")
+    with pytest.raises(CheckpointError, match="does not fit its base"):
+        open_published(tmp_path / "lora")
+
+
+def test_an_adapter_may_bring_what_its_base_lacks(tmp_path, sam):
+    """Trained on a LLaVA-Med: SAM's projector, alpha and the frame score come with the adapter."""
+    med = ultra.save(tmp_path / "med", *ultra.original("llava_mistral", ultra.reference("mistral")))
+    wrapped = adapter(tmp_path / "lora", open_published(med, sam=sam, fresh=True).model, med)
+    opened = open_published(tmp_path / "lora", sam=sam)
+    assert opened.fresh == () and torch.allclose(logits(opened.model), logits(wrapped), atol=1e-4)
+    adapter(tmp_path / "half", open_published(med, sam=sam, fresh=True).model, med, also=["fusion"])
+    with pytest.raises(CheckpointError, match="fresh=True") as error:
+        open_published(tmp_path / "half", sam=sam)
+    assert "model.frame_score.token_query" in str(error.value) and "alpha" not in str(error.value)
+
+
 def test_opened_once_and_saved_it_is_its_own(tmp_path, sam):
     folder = ultra.save(tmp_path / "med", *ultra.original("llava_mistral", ultra.reference("mistral")))
     model = open_published(folder, sam=sam, fresh=True).model
@@ -264,12 +308,18 @@ def test_fields_of_the_published_v1_config(tmp_path):
     }
     fields, tensors = ultra.original("llava", source, **extra)
     del fields["max_position_embeddings"]
-    model = open_published(ultra.save(tmp_path, fields, tensors), fresh=True).model
+    folder = ultra.save(tmp_path, fields, tensors)
+    model = open_published(folder, fresh=True).model
     text = model.config.text_config
     assert (text.bos_token_id, text.eos_token_id, text.pad_token_id) == (1, 2, None)
     assert text.max_position_embeddings == 99
     assert text.rope_parameters["rope_theta"] == 5e5
     assert model.generation_config.eos_token_id == 2
+    wrong = {name: extra[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    (folder / "generation_config.json").write_text(json.dumps(wrong | {"max_new_tokens": 7}))
+    found = open_published(folder, fresh=True).model.generation_config
+    assert (found.bos_token_id, found.eos_token_id, found.pad_token_id) == (1, 2, None)
+    assert found.max_new_tokens == 7
 
 
 def test_the_template_comes_from_the_config(tmp_path):

@@ -33,6 +33,12 @@ def test_two_to_eight_frames_of_which_one_to_three_are_valid(groups):
     assert min(counts) == 2 and max(counts) == 8
 
 
+@pytest.mark.parametrize("number", [522, 661, 6814])  # four of four, four of six, three of three, once
+def test_a_group_in_which_too_many_frames_turn_out_valid_is_drawn_anew(number):
+    group = make(Order(seed=11, tasks=("group",), rows=1), number)
+    assert 1 <= len(group.rows[0]["valid_images"]) <= min(MOST_VALID, len(group.pictures) - 1)
+
+
 def test_a_quarter_has_a_small_lesion_and_its_size_in_the_text(groups):
     small = [group for group in groups if group.rows[0]["lesion_px"] <= SMALL_PX[1] + 0.5]
     assert 2 <= len(small) <= 12

@@ -394,6 +394,7 @@ def test_a_finished_run_is_not_done_again(trained, monkeypatch):
         ("reshaped", "does not fit its base: 1 tensors"),
         ("pickled", "holds no adapter for its base"),
         ("kind", "is no LoRA adapter of a model that the suite trains"),
+        ("circle", "is an adapter, too"),
     ],
 )
 def test_an_adapter_that_is_not_whole_is_refused(trained, tmp_path, fault, message):
@@ -409,8 +410,11 @@ def test_an_adapter_that_is_not_whole_is_refused(trained, tmp_path, fault, messa
         save_file(tensors | {name: tensors[name][:1].contiguous()}, file)
     elif fault == "pickled":
         file.rename(file.with_suffix(".bin"))
-    else:
+    elif fault == "kind":
         config.write_text(config.read_text().replace('"LORA"', '"LOHA"'))
+    else:
+        values = json.loads(config.read_text()) | {"base_model_name_or_path": str(config.parent)}
+        config.write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=message):
         open_assistant("qbench", str(tmp_path / "adapter"), device="cpu")
 

@@ -28,7 +28,7 @@ from assistants.llava_ultra.published import open_published
 from assistants.selection import SelectionReply, as_data, check
 from imaging.frame import Frame
 from models.backbone import choose_device, choose_dtype, number_format
-from models.checkpoint import CheckpointError, resolve
+from models.checkpoint import CheckpointError
 from models.encoding import Tensors
 from models.errors import ContextOverflow, DeviceUnavailable, OutOfMemory
 from models.familiarity import Familiarity, pooled
@@ -62,7 +62,7 @@ class LlavaUltraAssistant:
         self,
         model: LlavaUltraForConditionalGeneration,
         encoder: Encoder,
-        folder: Path,
+        folders: tuple[Path, ...],
         title: str,
         *,
         demo: bool,
@@ -74,7 +74,7 @@ class LlavaUltraAssistant:
         self.demo = demo
         self.device = str(model.device)
         self.dtype = number_format(model)
-        self.folders = (folder,)
+        self.folders = folders
         self._familiarity = familiarity
         self._writer = Writer(model, encoder.decode)
         self._seen = FeatureCache()
@@ -88,7 +88,8 @@ class LlavaUltraAssistant:
         dtype: str = "auto",
         quantize: str | None = None,
     ) -> LlavaUltraAssistant:
-        """Open the demo weights (None), a folder or a Hugging Face id in one of `published`'s layouts.
+        """Open the demo weights (None), a folder or a Hugging Face id in one of `published`'s layouts, or a
+        local folder with a LoRA adapter on one.
 
         A LLaVA-Med without SAM may be opened as it is: its frames are then chosen by attention. Raises
         CheckpointError for weights that lack anything else, or demo weights that are not there;
@@ -109,11 +110,12 @@ class LlavaUltraAssistant:
                 f"{path} cannot answer; these parts are missing and would be untrained:{listing}",
                 f"{path} 不能用于回答：缺少以下部分（未经训练）：{listing}",
             )
-        folder = resolve(path)
-        demo = (folder / DEMO_MARK).is_file()
+        own = opened.folders[0]
+        demo = (own / DEMO_MARK).is_file()
         title = title_of("LLaVA-Ultra", path, demo=demo)
-        encoder = Encoder.open(folder, opened.model.config)
-        return cls(opened.model, encoder, folder, title, demo=demo, familiarity=Familiarity.load(folder))
+        encoder = Encoder.open(opened.folders[-1], opened.model.config)
+        familiarity = Familiarity.load(own)
+        return cls(opened.model, encoder, opened.folders, title, demo=demo, familiarity=familiarity)
 
     def request(self, turn: Turn) -> str:
         """The words the model will read for `turn`, standard wording included: what a page should show."""

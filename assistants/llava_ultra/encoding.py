@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from sentencepiece import SentencePieceProcessor
+from tokenizers import AddedToken
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaTokenizer
 from transformers.convert_slow_tokenizer import generate_merges
@@ -39,6 +40,7 @@ class Encoder:
         self.config = config
         self.template = template(config.template)
         self._ids = {name: self._id_of(name) for name in self.template.tokens if name != IMAGE}
+        self._reserve({*self._ids.values(), config.image_token_id})
         self._tokenizing = threading.Lock()  # the fast tokenizer keeps a flag while it encodes
 
     @classmethod
@@ -136,6 +138,14 @@ class Encoder:
     def _text(self, text: str) -> list[int]:
         with self._tokenizing:
             return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def _reserve(self, ids: set[int]) -> None:
+        """Make special what the template alone may write. Published tokenizers do not always say so, and a
+        token that is merely added would be read out of a person's words: an image that is not there."""
+        added = self.tokenizer.added_tokens_decoder
+        plain = [added[id_].content for id_ in sorted(ids & added.keys()) if not added[id_].special]
+        reserved = [AddedToken(name, special=True, normalized=False) for name in plain]
+        self.tokenizer.add_tokens(reserved, special_tokens=True)
 
     def _id_of(self, name: str) -> int:
         id_ = self.tokenizer.convert_tokens_to_ids(name)

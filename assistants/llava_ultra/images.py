@@ -66,6 +66,7 @@ def square(frame: Frame) -> Image.Image:
 
 def _normalise(picture: Image.Image, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Resized (bicubic, as CLIP's processor) and standardised: float32 [3, size, size]."""
-    resized = picture.resize((size, size), Image.Resampling.BICUBIC)
-    scaled = np.asarray(resized, dtype=np.float32) / 255  # [S, S, 3]
-    return torch.from_numpy((scaled - np.float32(mean)) / np.float32(std)).permute(2, 0, 1).contiguous()
+    resized = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))  # [S, S, 3]
+    levels = np.arange(256, dtype=np.float32)[:, None] / 255
+    table = (levels - np.float32(mean)) / np.float32(std)  # [256, 3]: looked up, not computed for every pixel
+    return torch.from_numpy(np.stack([table[:, c].take(resized[..., c]) for c in range(3)]))

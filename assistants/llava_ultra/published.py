@@ -11,6 +11,9 @@ layouts, told apart by config.json and never by a folder's name:
     converted   the library's llava, with text_config  either    mlp2x_gelu   in the checkpoint
     decoder     model_type llama or mistral            either    none         to be named
 
+A folder with adapter_config.json is a LoRA adapter (peft) on any of these, which it names; what it holds
+whole (`modules_to_save`, as fusion and frame_score) takes the place of its base's, or of what that lacks.
+
 The paper uses "the linear projection" (section 4), as LLaVA-Med v1. A projector keeps its source's form, so
 that its weights can be used: on v1.5 a model has mlp2x_gelu, SAM's projector too, where the paper is linear.
 LLaVA-Med v1 is published as a difference to LLaMA: `base` names the LLaMA. Tensors go from the files to the
@@ -22,7 +25,7 @@ Knows names and shapes only; the model is in `model.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +33,13 @@ from typing import Any, Protocol
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from peft import get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import GenerationConfig, LlamaConfig, LlavaConfig, MistralConfig, initialization
 
 from assistants.llava_ultra.configuration import CLIP_L14, LlavaUltraConfig
 from assistants.llava_ultra.model import LlavaUltraForConditionalGeneration
+from models import adapter
 from models.checkpoint import CheckpointError, Tensor, read_json, resolve, tensors_of
 
 Rules = tuple[tuple[str, str], ...]
@@ -98,11 +103,13 @@ class Lazy(Protocol):
 
 @dataclass(frozen=True)
 class Opened:
-    """`model` in evaluation mode; `layout` of the table above; `fresh` names every untrained tensor."""
+    """`model` in evaluation mode; `layout` of the table above; `fresh` names every untrained tensor. The
+    first of `folders` is what was opened, the last has the tokenizer: an adapter's base, or the same."""
 
     model: LlavaUltraForConditionalGeneration
     layout: str
     fresh: tuple[str, ...]
+    folders: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ def open_published(
     device: torch.device | str = "cpu",
     **fields,
 ) -> Opened:
-    """Open a folder or Hugging Face id in any of the layouts above.
+    """Open a folder or Hugging Face id in any of the layouts above, or a local folder with an adapter.
 
     `base` is the LLaMA that LLaVA-Med v1's difference is added to; `clip` and `sam` name weights in the
     layouts of openai/clip-vit-large-patch14 (needed only where the checkpoint has no CLIP; the default is
@@ -164,6 +171,9 @@ def open_published(
     that no source holds (SAM's projector, alpha, the frame score), unless `fresh` allows them to start
     untrained; for a difference without its base; for pickled weights.
     """
+    options = {"base": base, "clip": clip, "sam": sam, "dtype": dtype, "device": device, **fields}
+    if (folder := adapter.adapter_folder(weights)) is not None:
+        return _adapted(folder, fresh, options)
     folder = _resolve(weights)
     if read_json(folder / "config.json").get("model_type") == LlavaUltraConfig.model_type:
         if base or clip or sam or fields:
@@ -171,14 +181,15 @@ def open_published(
         model = LlavaUltraForConditionalGeneration.from_pretrained(
             folder, dtype=dtype, device_map={"": device}
         )
-        return Opened(model.eval(), "own", ())
+        return Opened(model.eval(), "own", (), (folder,))
     layout, rules = _layout(folder)
     source = Source.open(folder, rules)
     towers = [tower for tower in (_clip(source, clip), sam and Source.open(sam, SAM)) if tower]
     config = _configuration(source, layout, towers, fields)
     with ExitStack() as files:
         tensors = _tensors(source, towers, base, files)
-        untrained = _compare(folder, config, tensors, fresh)
+        untrained = _compare(folder, config, tensors)
+        _require_trained(folder, untrained, fresh)
         model = LlavaUltraForConditionalGeneration.from_pretrained(
             None,
             config=config,
@@ -188,7 +199,20 @@ def open_published(
         )
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return Opened(model.eval(), layout, untrained)
+        model.generation_config.update(**_special_ids(model.generation_config.to_dict()))
+    return Opened(model.eval(), layout, untrained, (folder,))
+
+
+def _adapted(folder: Path, fresh: bool, options: dict[str, Any]) -> Opened:
+    """The base that the adapter in `folder` names, with the adapter added into its weights."""
+    base = adapter.base_of(folder)
+    opened = open_published(base, fresh=True, **options)
+    wrapped = adapter.with_adapter(opened.model, base, folder)
+    brought = {name.removeprefix("base_model.model.") for name in get_peft_model_state_dict(wrapped)}
+    untrained = tuple(name for name in opened.fresh if name not in brought)
+    _require_trained(folder, untrained, fresh)
+    model = wrapped.merge_and_unload().eval()
+    return Opened(model, opened.layout, untrained, (folder, *opened.folders))
 
 
 def _layout(folder: Path) -> tuple[str, Rules]:
@@ -292,17 +316,23 @@ def _described_flat(source: Source) -> dict[str, Any]:
 
 
 def _decoder(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The decoder's fields of a flat config.json, with what LLaMA's first conversions got wrong put right."""
+    """The decoder's fields of a flat config.json."""
     kind = _DECODERS[config["model_type"]]
     known = {*kind.__dataclass_fields__, "rope_theta", "rope_scaling"} - {"architectures", "dtype"}
     fields = {name: value for name, value in config.items() if name in known}
     if "max_sequence_length" in config:
         fields.setdefault("max_position_embeddings", config["max_sequence_length"])
-    if (config.get("bos_token_id"), config.get("eos_token_id")) == (0, 1):
-        fields |= {"bos_token_id": 1, "eos_token_id": 2}  # <unk>, <s>: what the tokenizer has is <s>, </s>
+    return {**fields, **_special_ids(config), "model_type": kind.model_type}
+
+
+def _special_ids(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What LLaMA's first conversions got wrong in config.json and generation_config.json, put right."""
+    right = {}
+    if (fields.get("bos_token_id"), fields.get("eos_token_id")) == (0, 1):
+        right |= {"bos_token_id": 1, "eos_token_id": 2}  # <unk>, <s>: what the tokenizer has is <s>, </s>
     if (fields.get("pad_token_id") or 0) < 0:
-        fields["pad_token_id"] = None
-    return {**fields, "model_type": kind.model_type}
+        right["pad_token_id"] = None
+    return right
 
 
 def _image_token(source: Source) -> int:
@@ -399,8 +429,8 @@ def _check_difference(source: Source, slices: Mapping[str, tuple], base: str | P
         )
 
 
-def _compare(folder: Path, config: LlavaUltraConfig, tensors: dict, fresh: bool) -> tuple[str, ...]:
-    """What must start untrained, in order. CheckpointError for damage, and for that when not allowed."""
+def _compare(folder: Path, config: LlavaUltraConfig, tensors: dict) -> tuple[str, ...]:
+    """What must start untrained, in order. CheckpointError for damage."""
     with torch.device("meta"), initialization.no_init_weights():
         needed = LlavaUltraForConditionalGeneration(config).state_dict()
     if config.tie_word_embeddings:
@@ -417,6 +447,10 @@ def _compare(folder: Path, config: LlavaUltraConfig, tensors: dict, fresh: bool)
             faults.append(f"reshaped     {name} {found}, needed {wanted}")
     if faults:
         raise _faulty(folder, faults)
+    return untrained
+
+
+def _require_trained(folder: Path, untrained: Sequence[str], fresh: bool) -> None:
     if untrained and not fresh:
         listing = "".join(f"\n{name}" for name in untrained)
         raise CheckpointError(
@@ -424,7 +458,6 @@ def _compare(folder: Path, config: LlavaUltraConfig, tensors: dict, fresh: bool)
             f"untrained:{listing}",
             f"{folder} 不含 LLaVA-Ultra 的全部部分。如需从未训练状态开始，请使用 fresh=True：{listing}",
         )
-    return untrained
 
 
 def _rename(name: str, rules: Rules) -> str | None:
