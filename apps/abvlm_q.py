@@ -71,9 +71,9 @@ class PlanesPage:
         self.review, self.queue = gr.State(None, time_to_live=3600), gr.State([], time_to_live=3600)
         self.answer_in = language_choice("answer_language", "plane-language")
         with gr.Tabs(elem_id="plane-ways") as self.ways:
-            with gr.Tab(label("plane_one"), id="one"):
+            with gr.Tab(label("tab_one"), id="one"):
                 self._place_one()
-            with gr.Tab(label("plane_folder"), id="folder"):
+            with gr.Tab(label("tab_folder"), id="folder"):
                 self._place_folder()
 
     def _place_one(self) -> None:

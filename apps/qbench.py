@@ -59,9 +59,9 @@ def build(openings: dict[str, Opening], language: gr.components.Component) -> gr
             asked_in = language_choice("prompt_language", "quality-language")
         choices = [prompt, organ, asked_in]
         with gr.Tabs(elem_id="quality-tabs"):
-            with gr.Tab(label("quality_rate"), id="rate"):
+            with gr.Tab(label("tab_rate"), id="rate"):
                 _Rate(opening).wire(language, choices)
-            with gr.Tab(label("quality_compare"), id="compare"):
+            with gr.Tab(label("tab_compare"), id="compare"):
                 _Compare(opening).wire(language, choices)
     at_once = {"concurrency_limit": AT_ONCE, "concurrency_id": "quality"}
     gr.api(_quality_endpoint(opening), api_name="quality", **at_once)

@@ -258,6 +258,8 @@ def test_the_switch_keeps_the_conversation_and_is_remembered(visit, files):
     assert visitor.answers.last.inner_text() == before
     assert visitor.page.locator("h1").inner_text() == "超声助手"
     assert visitor.page.locator("#report-language input[value=zh]").is_checked()
+    tabs = visitor.page.locator("#tabs > * button[role=tab]").all_inner_texts()
+    assert len(tabs) > 1 and not [tab for tab in tabs if tab.isascii()]  # those never opened as well
     visitor.send("多大？")
     visitor.wait_until_done(2)
     assert "首字" in visitor.status.inner_text()

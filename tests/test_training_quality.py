@@ -3,6 +3,7 @@ stages, which rates as the merged weights do."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
