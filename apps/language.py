@@ -62,7 +62,9 @@ def script(mode: str, outputs: int) -> str:
 
     Returns the language ("zh" or "en") to each of the event's outputs: the page's, and those to answer in.
     """
-    tabs = json.dumps([names for key, names in _texts().items() if key.startswith("tab_")], ensure_ascii=False)
+    tabs = json.dumps(
+        [names for key, names in _texts().items() if key.startswith("tab_")], ensure_ascii=False
+    )
     switch = f"({(_FOLDER / 'language.js').read_text('utf-8')})('{mode}', {tabs})"
     return f"async () => Array({outputs}).fill(await {switch})"
 

@@ -17,8 +17,9 @@ First table: how often the frame is valid (Wilson 95 % intervals over groups), a
 of Eq. 4, with the share of its target in Eq. 5 that lies on valid frames for several `sharpness`. Second, the
 shape of the paper's Table 3: answers by LLaVA-Med's definitions (`eval`, profile llava), BLEU-1 with its 95 %
 interval (bootstrap over patients), tokens read, and seconds from features to the first token, one case at a
-time. Several `--weights NAME=FOLDER` stand side by
-side; without SAM is one of another training. Seconds depend on the machine: compare within a table.
+time. Third, what the score is worth: its BLEU-1 less that of every other row on the same requests (paired
+bootstrap over patients, `eval compare`). Several `--weights NAME=FOLDER` stand side by side; without SAM is
+one of another training. Seconds depend on the machine: compare within a table.
 
 Before the last stage of a training, `--unfinished RECIPE --choice-only --ways findings question` says whether
 the teacher knows the frame, with which N, and which `sharpness` makes its target neither flat nor blind.
@@ -45,8 +46,10 @@ from assistants.llava_ultra import LlavaUltraForConditionalGeneration
 from assistants.llava_ultra.encoding import Encoder
 from assistants.llava_ultra.images import encode_frames
 from assistants.llava_ultra.published import open_published
+from eval.comparison import compare as compare_pairs
 from eval.intervals import wilson
 from eval.pairs import Pair
+from eval.result import MICRO
 from eval.scoring import Options, score_pairs
 from imaging.case import Case, CaseError, read_cases
 from imaging.files import load_frames
@@ -66,6 +69,8 @@ BATCH = 16  # answers written at once
 COLUMNS = ("EM", "F1", "P", "R", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-uniform")
 SHARPNESS = (1, 4, 8, 16)
 SITES = {True: "named", False: "not named"}
+SCORED = Options(profiles=("llava",), sections=("llava",), group_by="site", cluster="patient")
+TRIALS = 1  # of a randomisation test, which is not shown
 
 
 @dataclass(frozen=True)
@@ -186,17 +191,17 @@ def compare(
     *,
     answers: bool = True,
 ) -> None:
-    """Print both tables for all weights and ways, or without `answers` the first."""
+    """Print all three tables for all weights and ways, or without `answers` the first."""
     say(f"{len({case.images for case in cases})} groups, {len(cases)} requests\n")
     say("| weights | choice | valid | lesion <= 10 px | larger |\n|---|---|---|---|---|")
-    scored = []
+    read_as: dict[tuple[str, str], list[Read]] = {}
     for one in opened:
         features = {case.images: _features(one, case) for case in tqdm(cases, desc=one.name, mininterval=10)}
         for way in ways:
             read = [_read(one, way, case, features[case.images]) for case in cases]
             if way != "all":
                 say(_validity(one.name, way, ((each.case, each.frames[0]) for each in read)))
-            scored += _answers(one, way, read) if answers else []
+            read_as[one.name, way] = read
         for layers in range(1, one.model.config.text_config.num_hidden_layers + 1):
             scores = [_attention_scores(one, features[c.images], c.extra["findings"], layers) for c in cases]
             hits = [(case, int(each.argmax())) for case, each in zip(cases, scores, strict=True)]
@@ -207,8 +212,18 @@ def compare(
         return
     head = " | ".join(COLUMNS)
     say(f"\n| weights | choice | site | {head} | tokens | s |\n|{'---|' * (len(COLUMNS) + 5)}")
-    for line in scored:
-        say(line)
+    answered = {}
+    for one in opened:
+        for way in ways:
+            pairs = _answers(one, way, read_as[one.name, way])
+            answered[one.name, way] = pairs
+            for line in _scores(one.name, way, pairs, read_as[one.name, way]):
+                say(line)
+    if first := answered.get((opened[0].name, "score")):
+        say(f"\n| BLEU-1 of {opened[0].name}, score, less that of | all requests |\n|---|---|")
+        for (name, way), pairs in answered.items():
+            if pairs is not first:
+                say(f"| {name}, {way} | {_difference(pairs, first)} |")
 
 
 def _features(one: Opened, case: Case) -> Tensor:
@@ -262,8 +277,8 @@ def _share(hits: Sequence[float], plain: bool) -> str:
     return f"{text} ({low:.1f}–{high:.1f})"
 
 
-def _answers(one: Opened, way: str, read: Sequence[Read]) -> list[str]:
-    """Lines of the second table: the answers of one way, with the site named and without."""
+def _answers(one: Opened, way: str, read: Sequence[Read]) -> list[Pair]:
+    """What is answered to every request, with the site named and without."""
     pairs = []
     for first in tqdm(range(0, len(read), BATCH), desc=f"{one.name} {way}", mininterval=10):
         some = read[first : first + BATCH]
@@ -271,8 +286,12 @@ def _answers(one: Opened, way: str, read: Sequence[Read]) -> list[str]:
             values = {"site": SITES[each.case.extra["site_named"]], "answer_type": "open"}
             patient = {"patient": each.case.patient}
             pairs.append(Pair(each.case.id, text, (each.case.answer,), values | patient))
-    options = Options(profiles=("llava",), sections=("llava",), group_by="site", cluster="patient")
-    groups = {group.name: group.cells for group in score_pairs(pairs, options).sections[0].groups}
+    return pairs
+
+
+def _scores(name: str, way: str, pairs: Sequence[Pair], read: Sequence[Read]) -> list[str]:
+    """Lines of the second table."""
+    groups = {group.name: group.cells for group in score_pairs(pairs, SCORED).sections[0].groups}
     lines = []
     for named, site in SITES.items():
         some = [each for each in read if each.case.extra["site_named"] == named]
@@ -283,9 +302,16 @@ def _answers(one: Opened, way: str, read: Sequence[Read]) -> list[str]:
                 figures[COLUMNS.index("BLEU-1")] += f" ({bleu.low:.1f}–{bleu.high:.1f})"
             tokens = np.mean([each.prompt["input_ids"].shape[1] for each in some])
             seconds = np.median([each.seconds for each in some])
-            line = [one.name, way, site, *figures, f"{tokens:.0f}", f"{seconds:.3f}"]
+            line = [name, way, site, *figures, f"{tokens:.0f}", f"{seconds:.3f}"]
             lines.append(f"| {' | '.join(line)} |")
     return lines
+
+
+def _difference(other: Sequence[Pair], first: Sequence[Pair]) -> str:
+    """BLEU-1 of `first` less that of `other`, over all requests."""
+    cells = compare_pairs(other, first, SCORED, trials=TRIALS).cells
+    cell = next(cell for cell in cells if (cell.column, cell.group) == ("BLEU-1", MICRO))
+    return f"{cell.difference:+.1f} ({cell.low:+.1f} to {cell.high:+.1f})"
 
 
 def _write(one: Opened, some: Sequence[Read]) -> list[str]:

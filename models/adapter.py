@@ -57,8 +57,8 @@ def open_backbone(
 
 
 def base_of(folder: Path) -> str:
-    """The weights that an adapter says it is for; CheckpointError where it is no LoRA, or names none or another
-    adapter (or itself)."""
+    """The weights that an adapter says it is for; CheckpointError where it is no LoRA, names no base, or one
+    that is an adapter itself."""
     values = read_json(folder / CONFIG)
     base, kind = values.get("base_model_name_or_path"), values.get("peft_type")
     if kind != "LORA":

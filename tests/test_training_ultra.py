@@ -5,6 +5,7 @@ LLaVA-Med, to a folder that opens."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -571,7 +572,7 @@ def test_the_demo_is_small_enough_for_its_place():
     assert 2 * (sum(p.numel() for p in model.parameters()) + table) < 15.5e6  # in bfloat16, with a tokenizer
 
 
-def test_the_benchmark_of_the_choice_prints_both_tables(demo, cases):
+def test_the_benchmark_of_the_choice_prints_its_tables(demo, cases):
     one = selection._open("toy", str(demo[1] / "weights"))
     asked = [case for case in cases if "site_named" in case.extra]
     printed: list[str] = []
@@ -584,6 +585,9 @@ def test_the_benchmark_of_the_choice_prints_both_tables(demo, cases):
     assert len(lines) == 2 * len(selection.WAYS)
     tokens = {line.split(" | ")[1]: float(line.split(" | ")[-2]) for line in lines}
     assert tokens["all"] > tokens["score"] == tokens["valid"]
+    worth = re.findall(r"\| toy, (\w+) \| ([+-][\d.]+) \(([+-][\d.]+) to ([+-][\d.]+)\) \|", text)
+    assert [way for way, *_ in worth] == [way for way in selection.WAYS if way != "score"]
+    assert all(float(low) <= float(more) <= float(high) for _, more, low, high in worth)
 
 
 def test_requests_about_the_same_frames_count_once(cases):
