@@ -8,13 +8,16 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from assistants.base import Turn, demo_weights, open_assistant
+from assistants.base import Settings, Turn, demo_weights, open_assistant
 from benchmarks.demo_echovlm import ask, judge
 from benchmarks.familiarity import distances, photographs, real, simulated
 from imaging.case import read_cases
 from imaging.files import load_frames
+from imaging.frame import Frame
 from models.checkpoint import certify
 from models.familiarity import Familiarity
+from simulator.cases import Order
+from simulator.group import make
 
 DEMO_WEIGHTS = demo_weights("echovlm")
 DEMO = DEMO_WEIGHTS.parent
@@ -105,3 +108,48 @@ def test_real_scans_are_told_from_simulated_ones(assistant, known, shared):
     far = distances(assistant, familiarity, real(shared / "realdata"))
     assert len(far) > 60
     assert roc_auc_score([0] * len(near) + [1] * len(far), torch.cat([near, far])) >= 0.95
+
+
+# --- LLaVA-Ultra ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ultra():
+    return open_assistant("llava_ultra", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def from_groups(ultra):
+    """Replies on groups of near-identical frames of a seed that training never saw, and the groups' rows."""
+    rows, turns = [], []
+    for number in range(40):
+        group = make(Order(seed=33, tasks=("group",)), number)
+        row, pictures = group.rows[0], enumerate(group.pictures)
+        frames = tuple(Frame(picture.pixels, None, f"frame {i}") for i, picture in pictures)
+        rows.append(row)
+        turns.append(Turn(row["question"], frames, "diagnosis", None, row["language"]))
+    return list(zip(rows, ultra.answer(turns, Settings(max_new_tokens=96)), strict=True))
+
+
+def test_llava_ultra_reads_the_frame_that_shows_the_finding(from_groups):
+    assert {reply.selection["how"] for _, reply in from_groups} == {"feature"}
+    hits = [reply.selection["kept"][0] in row["valid_images"] for row, reply in from_groups]
+    assert sum(hits) >= 32  # of 40; the card says more of its many, chance 16
+
+
+def test_llava_ultra_answers_whole_and_in_the_language_asked_for(from_groups):
+    for row, reply in from_groups:
+        assert reply.stopped_by == "end" and reply.new_tokens > 3
+        assert any("一" <= letter <= "鿿" for letter in reply.text) == (row["language"] == "zh")
+
+
+def test_llava_ultra_looks_with_both_encoders(ultra):
+    config = ultra.model.config
+    assert config.sam_config is not None and 0 < float(ultra.model.model.fusion.alpha) < 1
+
+
+def test_llava_ultra_knows_simulated_images_from_photographs(ultra):
+    familiarity = Familiarity.load(ultra.folders[0])
+    near = distances(ultra, familiarity, simulated(40, 32))
+    assert (near <= familiarity.threshold).float().mean() >= 0.95
+    assert (distances(ultra, familiarity, photographs()) > familiarity.threshold).all()

@@ -1,9 +1,9 @@
 """Teach a SAM image encoder from scratch: at every place of the picture, which tissue lies there.
 
 LLaVA-Ultra (2024), section 3.2, starts from SAM's published encoder, which learned from a billion masks; this
-stands in for it, on the simulator's label maps. A single convolution reads the classes from the neck's cells,
-FINER x FINER of them in each cell, and is thrown away afterwards, so that what lies where must already be in
-the neck. A lesion's places say its kind as well, as the cells of `training.vision` do: what a language model
+stands in for it, on the simulator's label maps. The neck's cells are pooled to CLIP's, as Eq. 2 reads them; a
+single convolution reads FINER x FINER classes from each, and is thrown away afterwards, so that what lies
+where must already be in what the language model gets. A lesion's places say its kind as well, as the cells of `training.vision` do: what a language model
 is to tell must be seen here first. A lesion is a small part of a picture and counts LESION_WEIGHT times, one
 of a few pixels more often: all its places together count LESION_SHARE of the picture at least. Without that
 a lesion of ten pixels would be less than a hundredth of its picture's loss.
@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from transformers import SamVisionModel
 
 from assistants.llava_ultra.encoding import Encoder
+from assistants.llava_ultra.fusion import AveragePooling
 from assistants.llava_ultra.images import encode_frames
 from imaging.case import Case, CaseError
 from imaging.files import load_frames
 from training.vision import LESION
 
-FINER = 4  # classes are read at 4 x 4 places in each of the neck's cells; chosen
+FINER = 4  # classes are read at 4 x 4 places in each of the pooled cells; chosen
 LESION_WEIGHT = 5.0  # chosen
 LESION_SHARE = 0.04  # chosen
 COVERED = 0.25  # a place belongs to the lesion that covers so much of it; chosen
@@ -55,7 +56,8 @@ class Masks:
         self.classes = LESION + len(self.kinds)  # a lesion of the i-th kind is class LESION + i
         self.encoder = encoder
         config = sam.config
-        self.side = FINER * (config.image_size // config.patch_size)
+        self.side = FINER * encoder.config.image_grid
+        self.pooled = AveragePooling(config.output_channels, encoder.config.image_grid)
         torch.manual_seed(0)
         head = nn.Sequential(
             nn.Conv2d(config.output_channels, self.classes * FINER**2, 1), nn.PixelShuffle(FINER)
@@ -86,7 +88,7 @@ class Masks:
         device = next(self.module.parameters()).device
         wanted = batch["tissue"].to(device)  # [n, side, side]
         cells = self.module["sam"](batch["pixels"].to(device)).last_hidden_state  # [n, C, g, g]
-        guess = self.module["head"](cells).float()  # [n, classes, side, side]
+        guess = self.module["head"](self.pooled(cells)).float()  # [n, classes, side, side]
         lesion = wanted >= LESION
         found = ((guess.argmax(1) >= LESION) & lesion).sum() / lesion.sum().clamp(min=1)
         weights = place_weights(lesion)
