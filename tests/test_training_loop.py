@@ -116,6 +116,20 @@ def test_it_learns(tmp_path):
     assert float(stage.loss(batch)[0].detach()) < before / 4
 
 
+def test_a_stage_may_have_parts_that_learn_faster(tmp_path):
+    moved = {}
+    for times in (1, 5):
+        stage = Line()
+        stage.rates = {"weight": times}
+        before = [parameter.detach().clone() for parameter in stage.module.parameters()]
+        train(stage, replace(SCHEDULE, steps=2), tmp_path / str(times))
+        pairs = zip(stage.module.named_parameters(), before, strict=True)
+        moved[times] = {name: float((now - was).abs().max().detach()) for (name, now), was in pairs}
+    assert set(moved[1]) == {name for name, _ in Line().module.named_parameters()}
+    for name, far in moved[1].items():  # Adam's first steps are as long as its rate
+        assert moved[5][name] == pytest.approx((5 if "weight" in name else 1) * far, rel=0.1)
+
+
 WIDE = 60_000  # a checkpoint of 2 MB
 
 

@@ -244,6 +244,14 @@ def test_sharpness_is_a_power_of_the_teachers_shares(parts, cases, monkeypatch, 
     assert float(distilled.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
 
 
+def test_the_score_and_nothing_else_learns_faster(parts, cases):
+    encoder, model = parts
+    task = Examinations("t", model, encoder, cases[:1], distillation=1.0, score_rate=5.0)
+    faster = [name for name, _ in model.named_parameters() if any(part in name for part in task.rates)]
+    assert {name.rpartition(".")[2] for name in faster} == {"token_query", "channel_weight"}
+    assert set(task.rates.values()) == {5.0}
+
+
 def test_a_case_without_findings_is_compared_with_its_report_or_its_answer(parts, cases):
     encoder, model = parts
     report = replace(cases[0], extra={})

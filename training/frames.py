@@ -67,12 +67,14 @@ class Examinations:
         *,
         distillation: float | None = None,
         sharpness: float = 1.0,
+        score_rate: float = 1.0,
         seen: SeenFrames | None = None,
         max_length: int | None = None,
     ):
         """`distillation` is the weight of Eq. 5; None shows one frame and chooses nothing. `sharpness` is the
-        power of the teacher's shares in it. `max_length` is the longest conversation in tokens; longer ones
-        lose turns. CaseError for a case without question or answer."""
+        power of the teacher's shares in it; the frame score learns `score_rate` times faster than the rest.
+        `max_length` is the longest conversation in tokens; longer ones lose turns. CaseError for a case
+        without question or answer."""
         groups: dict[tuple, list[Case]] = {}
         for case in map(askable, cases):
             groups.setdefault(tuple(case.images), []).append(case)
@@ -80,6 +82,7 @@ class Examinations:
         self.lengths = None if distillation is None else [len(rows[0].images) for rows in self.examinations]
         self.name, self.module, self.encoder = name, model, encoder
         self.distillation, self.sharpness = distillation, sharpness
+        self.rates = {"frame_score": score_rate}
         self.seen, self.max_length = seen, max_length
         known = any(case.valid_images for case in cases)
         self._last = {"chosen_valid": 0.0, "score_valid": 0.0} if known else {}

@@ -26,7 +26,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -105,7 +105,8 @@ class Stage(Protocol):
     batch, with figures for the log, the same ones every time.
 
     A stage may also have `weight(batch) -> float`: over how many things (words, say) the mean goes. Batches
-    of one step count by it; without it, by their number of samples.
+    of one step count by it; without it, by their number of samples. And `rates`, by a part of a parameter's
+    name: how many times the learning rate it has; all others have it once.
     """
 
     name: str
@@ -186,9 +187,8 @@ class _Loop:
         self.steps = schedule.total_steps(len(stage), self.world)
         self._tell_deepspeed()
         learning = {name: p for name, p in stage.module.named_parameters() if p.requires_grad}
-        optimizer = torch.optim.AdamW(
-            _groups(learning, schedule.weight_decay), lr=schedule.learning_rate, betas=schedule.betas
-        )
+        groups = _groups(learning, schedule.weight_decay, getattr(stage, "rates", {}))
+        optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=schedule.betas)
         self.model, self.optimizer = self.accelerator.prepare(Learner(stage), optimizer)
         self.parameters = list(self.model.parameters())  # FSDP makes its own, and wants them all
         self.checkpoints = _Checkpoints(
@@ -263,7 +263,7 @@ class _Loop:
     ) -> dict[str, float]:
         """One step of the optimizer; returns loss and figures, means over all processes and passes."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = group["times"] * rate
         means: dict[str, float] = {}
         for i, (batch, weight) in enumerate(passes):
             self._seed(step, i * self.world + self.accelerator.process_index)
@@ -416,11 +416,15 @@ def _progress(schedule: Schedule, steps: int, step: int, seconds: float) -> floa
     return by_steps if schedule.minutes is None else max(by_steps, seconds / 60 / schedule.minutes)
 
 
-def _groups(learning: dict[str, nn.Parameter], weight_decay: float) -> list[dict]:
-    """Weight decay for matrices only: norms, biases and scalars are left alone."""
+def _groups(learning: dict[str, nn.Parameter], weight_decay: float, rates: Mapping[str, float]) -> list[dict]:
+    """Weight decay for matrices only: norms, biases and scalars are left alone. `times` the learning rate."""
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in learning.items():
+        times = next((times for part, times in rates.items() if part in name), 1.0)
+        groups.setdefault((parameter.ndim >= 2, times), []).append(parameter)
     return [
-        {"params": [p for p in learning.values() if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in learning.values() if p.ndim < 2], "weight_decay": 0.0},
+        {"params": own, "weight_decay": weight_decay if matrices else 0.0, "times": times}
+        for (matrices, times), own in groups.items()
     ]
 
 

@@ -3,10 +3,11 @@
 LLaVA-Ultra (2024), section 3.2, starts from SAM's published encoder, which learned from a billion masks; this
 stands in for it, on the simulator's label maps. The neck's cells are pooled to CLIP's, as Eq. 2 reads them; a
 single convolution reads FINER x FINER classes from each, and is thrown away afterwards, so that what lies
-where must already be in what the language model gets. A lesion's places say its kind as well, as the cells of `training.vision` do: what a language model
-is to tell must be seen here first. A lesion is a small part of a picture and counts LESION_WEIGHT times, one
-of a few pixels more often: all its places together count LESION_SHARE of the picture at least. Without that
-a lesion of ten pixels would be less than a hundredth of its picture's loss.
+where must already be in what the language model gets. A lesion's places say its kind as well, as the cells of
+`training.vision` do: what a language model is to tell must be seen here first. A lesion is a small part of a
+picture and counts LESION_WEIGHT times, one of a few pixels more often: all its places together count
+LESION_SHARE of the picture at least. Without that a lesion of ten pixels would be less than a hundredth of
+its picture's loss.
 
 Knows nothing of prompts, points or texts: of SAM only the encoder goes on.
 """

@@ -40,6 +40,7 @@ WITH_LABELS = ("vision_warmup", "masks")
 OF_CONVERSATIONS = ("captions", "moe", "instruct", "lora")
 OF_SOME_KINDS = {  # keys with a default that other kinds would pass over
     "sharpness": WITH_DISTILLATION,
+    "score_rate": WITH_DISTILLATION,
     "most_turns": OF_CONVERSATIONS,
     "turn_weight": OF_CONVERSATIONS,
     "option_orders": OF_CONVERSATIONS,
@@ -63,7 +64,7 @@ _PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
 _BOUNDS = (
     (
         "steps epochs minutes batch_size accumulation learning_rate gradient_clip checkpoint_every rank "
-        "alpha vocabulary min_pixels max_pixels max_length sharpness most_turns option_orders "
+        "alpha vocabulary min_pixels max_pixels max_length sharpness score_rate most_turns option_orders "
         # of the libraries' configurations
         "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
         "max_position_embeddings depth embed_dim num_heads mlp_ratio mlp_dim patch_size spatial_merge_size "
@@ -111,6 +112,7 @@ class StageRecipe:
     A vision_warmup with `lora` leaves it on the model: a later stage of the kind lora goes on with it.
     `distillation` is the weight of Eq. 5 beside the answers' loss; 0 leaves the frame score to itself.
     `sharpness` is the power that Eq. 5's Norm takes the attention shares to; 1 leaves them as they are.
+    The frame score has `score_rate` times the learning rate.
     A conversation has up to `most_turns` turns. One of n words counts n ** `turn_weight` in the loss: with 1
     every word counts the same, as in the library's mean, with 0 every turn. A question with lettered options
     is put `option_orders` times, if more than once in other orders of them.
@@ -122,6 +124,7 @@ class StageRecipe:
     lora: Lora | None = None
     distillation: float | None = None
     sharpness: float = 1.0
+    score_rate: float = 1.0
     most_turns: int = 3
     turn_weight: float = 1.0
     option_orders: int = 1

@@ -426,6 +426,7 @@ class _Stage:
                 self.cases,
                 distillation=distillation,
                 sharpness=self.stage.sharpness,
+                score_rate=self.stage.score_rate,
                 seen=seen,
                 max_length=self.recipe.max_length,
             )
