@@ -34,7 +34,7 @@ from training.__main__ import main
 from training.contrast import Contrast, caption
 from training.conversation import as_turn, without_copies
 from training.frames import Examinations, SeenFrames, standing_in
-from training.masks import LESION, LESION_SHARE, LESION_WEIGHT, Masks, label_map, place_weights
+from training.masks import LESION, LESION_SHARE, LESION_WEIGHT, Masks, label_map, place_weights, vary
 from training.recipe import Lora, RecipeError, read_recipe
 from training.stages import CHOICE, FUSION, LANGUAGE, changed_by, freeze, with_lora
 
@@ -355,12 +355,14 @@ def test_a_few_steps_lower_the_loss_of_the_masks(parts, cases):
     assert falls(task, batch)
 
 
-def test_a_lesions_places_say_its_kind(parts, cases):
+def test_a_lesions_places_say_its_kind(parts, cases, monkeypatch):
     encoder, model = parts
     task = Masks(model.model.sam_tower, encoder, cases)
+    monkeypatch.setattr("training.masks.vary", lambda pixels, labels, rng: (pixels, labels))
     for i, (case, image) in enumerate(task.images):
         found = set(task.batch([i], np.random.default_rng(0))["tissue"].unique().tolist())
-        labels = label_map(Path(case.images[image]).parents[1] / case.extra["labels"][image], task.side)
+        own = Path(case.images[image]).parents[1] / case.extra["labels"][image]
+        labels = label_map(np.array(Image.open(own)), task.side)
         lesion = case.extra["examination"]["lesion"]
         kinds = {LESION + task.kinds.index(lesion["kind"])} if LESION in labels else set()
         assert {each for each in found if each >= LESION} == kinds
@@ -378,19 +380,31 @@ def falls(task, batch) -> bool:
     return losses[-1] < 0.9 * losses[0]
 
 
-def test_a_label_map_lies_where_its_picture_does(tmp_path):
+def test_no_picture_is_shown_twice_alike_and_its_label_map_goes_along():
+    labels = np.random.default_rng(1).integers(0, 2, (60, 90), np.uint8)
+    pixels = np.repeat(100 * labels[..., None], 3, axis=2)
+    shapes, levels = set(), set()
+    for seed in range(40):
+        seen, own = vary(pixels, labels, np.random.default_rng(seed))
+        assert seen.shape == (*own.shape, 3) and seen.dtype == np.uint8
+        assert np.array_equal(seen[..., 0] > 0, own == 1)
+        shapes.add(own.shape)
+        levels.add(int(seen.max()))
+    assert (60, 90) in shapes and len(shapes) > 10 and len(levels) > 10
+    assert min(height for height, _ in shapes) >= 41 and min(levels) > 60 and max(levels) < 140
+
+
+def test_a_label_map_lies_where_its_picture_does():
     labels = np.zeros((10, 20), np.uint8)
     labels[:, :10] = LESION
-    Image.fromarray(labels).save(tmp_path / "map.png")
-    found = label_map(tmp_path / "map.png", 20)
+    found = label_map(labels, 20)
     assert (found[5:15, :10] == LESION).all() and (found == LESION).sum() == 100
 
 
-def test_a_lesion_between_the_middles_of_its_places_is_not_lost(tmp_path):
+def test_a_lesion_between_the_middles_of_its_places_is_not_lost():
     labels = np.zeros((40, 40), np.uint8)
     labels[3:5, 3:9] = LESION  # the middles are 2, 6, 10 ...: 2 x 1, 2 x 4 and 2 x 1 pixels of 4 x 4
-    Image.fromarray(labels).save(tmp_path / "map.png")
-    found = label_map(tmp_path / "map.png", 10)
+    found = label_map(labels, 10)
     assert set(zip(*np.nonzero(found), strict=True)) == {(0, 1), (1, 1)} and found.max() == LESION
 
 

@@ -9,12 +9,16 @@ picture and counts LESION_WEIGHT times, one of a few pixels more often: all its 
 LESION_SHARE of the picture at least. Without that a lesion of ten pixels would be less than a hundredth of
 its picture's loss.
 
+No picture is shown twice alike (`vary`). Shown five times as they are, they taught a tower to find the small
+lesions of its own pictures (96 % of the frames) better than those of others (80 %).
+
 Knows nothing of prompts, points or texts: of SAM only the encoder goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +39,9 @@ FINER = 4  # classes are read at 4 x 4 places in each of the pooled cells; chose
 LESION_WEIGHT = 5.0  # chosen
 LESION_SHARE = 0.04  # chosen
 COVERED = 0.25  # a place belongs to the lesion that covers so much of it; chosen
+CROPPED = 0.5  # of the pictures; chosen
+SMALLEST_CROP = 0.7  # of each side; chosen
+GAMMA = 0.3  # largest change of the logarithm of gamma; chosen
 
 
 class Masks:
@@ -73,15 +80,18 @@ class Masks:
         paths = [case.images[i] for case, i in picked]
         # A label map lies over the whole picture.
         frames = load_frames(paths, max_files=len(paths), cut_to_sector=False)
-        maps = [self._classes_at(case, i) for case, i in picked]
+        maps = [np.array(Image.open(_labels_of(case, i))) for case, i in picked]
+        varied = [vary(frame.pixels, labels, rng) for frame, labels in zip(frames, maps, strict=True)]
+        frames = [replace(frame, pixels=own) for frame, (own, _) in zip(frames, varied, strict=True)]
+        tissue = [self._classes(case, labels) for (case, _), (_, labels) in zip(picked, varied, strict=True)]
         return {
             "pixels": encode_frames(frames, self.encoder.config)["sam_pixel_values"],
-            "tissue": torch.from_numpy(np.stack(maps)),
+            "tissue": torch.from_numpy(np.stack(tissue)),
         }
 
-    def _classes_at(self, case: Case, image: int) -> np.ndarray:
-        """The class of every place: int64 [side, side]."""
-        tissue = label_map(Path(case.images[image]).parents[1] / case.extra["labels"][image], self.side)
+    def _classes(self, case: Case, labels: np.ndarray) -> np.ndarray:
+        """The class of every place: labels [H, W] -> int64 [side, side]."""
+        tissue = label_map(labels, self.side)
         return tissue + (tissue == LESION) * self.kinds.index(_kind(case))
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
@@ -104,18 +114,38 @@ def place_weights(lesion: Tensor) -> Tensor:
     return torch.where(lesion, share.clamp(min=LESION_WEIGHT), 1.0)
 
 
-def label_map(path: Path, side: int) -> np.ndarray:
-    """The label map in the middle of a square, as `assistants.llava_ultra.images.square` puts its picture, at
-    side x side places: int64, 0 around it. A place is what its middle is, or the lesion that covers COVERED
-    of it: between the middles there is room for one of a few pixels."""
-    labels = Image.open(path)
-    edge = max(labels.size)
+def vary(pixels: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A picture, uint8 [H, W, 3], and its label map [H, W] as they might have been: mirrored, nearer (half of
+    them), brighter or darker. Both change alike, but for the brightness."""
+    if rng.random() < CROPPED:
+        share = rng.uniform(SMALLEST_CROP, 1)
+        height, width = (round(share * edge) for edge in labels.shape)
+        top, left = (int(rng.integers(free + 1)) for free in np.subtract(labels.shape, (height, width)))
+        part = np.s_[top : top + height, left : left + width]
+        pixels, labels = pixels[part], labels[part]
+    if rng.random() < 0.5:
+        pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+    gamma = np.exp(rng.uniform(-GAMMA, GAMMA))
+    table = (255 * (np.arange(256) / 255) ** gamma).round().astype(np.uint8)
+    return table[pixels], np.ascontiguousarray(labels)
+
+
+def label_map(labels: np.ndarray, side: int) -> np.ndarray:
+    """A label map, uint8 [H, W], in the middle of a square, as `assistants.llava_ultra.images.square` puts
+    its picture, at side x side places: int64, 0 around it. A place is what its middle is, or the lesion that
+    covers COVERED of it: between the middles there is room for one of a few pixels."""
+    drawn = Image.fromarray(labels)
+    edge = max(drawn.size)
     whole = Image.new("L", (edge, edge), 0)
-    whole.paste(labels, ((edge - labels.width) // 2, (edge - labels.height) // 2))
+    whole.paste(drawn, ((edge - drawn.width) // 2, (edge - drawn.height) // 2))
     tissue = np.array(whole.resize((side, side), Image.Resampling.NEAREST), dtype=np.int64)
     lesion = whole.point(lambda label: 255 * (label == LESION))
     tissue[np.asarray(lesion.resize((side, side), Image.Resampling.BOX)) >= 255 * COVERED] = LESION
     return tissue
+
+
+def _labels_of(case: Case, image: int) -> Path:
+    return Path(case.images[image]).parents[1] / case.extra["labels"][image]
 
 
 def _kind(case: Case) -> str:
