@@ -224,11 +224,18 @@ class Chat:
         yield self._ready(_summary(reply, started))
 
     def _answer_again(
-        self, bubbles: list[Bubble], asked: int, question: Bubble, language: str, choices: Sequence
+        self,
+        bubbles: list[Bubble],
+        asked: int,
+        question: Bubble,
+        language: str,
+        choices: Sequence,
+        chosen: tuple[int, ...] = (),
     ) -> Iterator[Update]:
-        """Put `question` where the one at `asked` stood and answer it, from the frames that were named."""
+        """Put `question` where the one at `asked` stood and answer it, from the frames `chosen` or else those
+        that were named before."""
         kept = [*bubbles[:asked], question, *bubbles[asked + 1 : display.answer_begins(bubbles, asked)]]
-        chosen = self._chosen(bubbles, asked, choices)
+        chosen = chosen or self._chosen(bubbles, asked, choices)
         yield from self._never_raise(self._answer(kept, language, choices, chosen), language)
 
     def _wait_for_weights(self, choices: Sequence) -> Generator[Update, None, Assistant]:

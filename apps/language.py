@@ -51,6 +51,11 @@ def text(key: str, language: str, **values: object) -> str:
     return _texts()[key][language].format(**values)
 
 
+def blank(language: str) -> str:
+    """What stands between two words or sentences."""
+    return "" if language == "zh" else " "
+
+
 def both(key: str, **values: object) -> str:
     """A text as HTML in both languages; the stylesheet shows the page's own. Values are escaped."""
     safe = {name: html.escape(str(value)) for name, value in values.items()}

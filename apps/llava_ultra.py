@@ -67,8 +67,7 @@ class CaseChat(Chat):
             return
         step, frame = found
         _, asked = display.question_at(bubbles, step - 1)
-        kept = bubbles[: display.answer_begins(bubbles, asked)]
-        yield from self._never_raise(self._answer(kept, language, choices, (frame,)), language)
+        yield from self._answer_again(bubbles, asked, bubbles[asked], language, choices, (frame,))
 
     def _more_events(self, inputs: list, shown: list, running: dict) -> list:
         return [self.picked.change(self.pick, [self.picked, *inputs], shown, **running)]
@@ -91,18 +90,22 @@ class CaseChat(Chat):
         self, bubbles: list[Bubble], language: str, choices: Sequence, chosen: tuple[int, ...] = ()
     ) -> Iterator[dict]:
         """A person's choice of frame stands until new images come, or all frames are to be used."""
-        standing = () if choices[1] == "all" else chosen_before(bubbles)
-        yield from super()._answer(bubbles, language, choices, chosen or standing)
+        yield from super()._answer(bubbles, language, choices, chosen or _standing(bubbles, choices))
 
     def _chosen(self, bubbles: list[Bubble], asked: int, choices: Sequence) -> tuple[int, ...]:
         step = display.answer_begins(bubbles, asked)
-        return () if choices[1] == "all" else chosen_before(bubbles[: step + 1])
+        return _standing(bubbles[: step + 1], choices)
 
     def _shown(self, reply: Reply, bubbles: list[Bubble], images: int, language: str) -> list[Bubble]:
         selection = reply.selection if isinstance(reply, SelectionReply) else None
         step = [step_bubble(selection, bubbles, language)] if selection and images > 1 else []
         general = [display.aside(text("no_image_in_view", language))] if not images else []
         return [*step, *general, *display.answer_bubbles(reply, images, language)]
+
+
+def _standing(bubbles: list[Bubble], choices: Sequence) -> tuple[int, ...]:
+    """The frames of a person's choice that still holds at the end of `bubbles`."""
+    return () if choices[1] == "all" else chosen_before(bubbles)
 
 
 def read_case(files: Sequence[str], language: str) -> tuple[list[Frame], str]:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from apps.language import LANGUAGES, both
+from apps.language import LANGUAGES, blank, both
 from apps.plane_review import Review, main_deduction
 from assistants.abvlm_q.scoring import CLINICIAN, Assessment, Judged
 from imaging.planes import ATTENUATION, FAULTS, NON_STANDARD, Planes
@@ -109,8 +109,9 @@ def row(number: int, review: Review, protocol: Planes, language: str) -> list:
 
 def deduction_words(subject: str, fault: str, protocol: Planes, language: str) -> str:
     """A deduction in a few words: "gallbladder neck incompletely displayed"."""
-    blank = "" if language == "zh" else " "
-    return subject_name(subject, protocol, language) + blank + fault_name(fault, protocol, language)
+    return blank(language).join(
+        (subject_name(subject, protocol, language), fault_name(fault, protocol, language))
+    )
 
 
 def subject_name(key: str, protocol: Planes, language: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from apps.display import STEP, Bubble, mark, pictures
-from apps.language import text
+from apps.language import blank, text
 
 _HOW = {"feature": "step_feature", "attention": "step_attention", "person": "step_person"}
 
@@ -27,9 +27,7 @@ def step_bubble(selection: dict[str, Any], bubbles: Sequence[Bubble], language: 
     count, kept = selection["frames"], selection["kept"]
     key = "step_all" if len(kept) == count else "step_one" if len(kept) == 1 else "step_some"
     title = text(key, language, count=count, kept=_numbers(kept, language))
-    why = ("" if language == "zh" else " ").join(
-        text(each, language) for each in (_HOW[selection["how"]], "step_relative")
-    )
+    why = blank(language).join(text(each, language) for each in (_HOW[selection["how"]], "step_relative"))
     frames = "".join(
         _frame(selection, at, picture["path"], len(bubbles), language) for at, picture in enumerate(shown)
     )

@@ -174,7 +174,8 @@ def test_a_step_is_one_box_with_its_images_in_full_light_and_no_markup_to_copy(r
     reader.page.locator("#chat-chat").get_by_text("used frame 2").click()
     frames_of(reader).first.wait_for()
     image = frames_of(reader).first.locator("img")
-    assert image.evaluate(DIMMED_OR_FRAMED) == []
+    undimmed = f"image => ({DIMMED_OR_FRAMED})(image).length === 0"  # the step fades in while it unfolds
+    reader.page.wait_for_function(undimmed, arg=image.element_handle())
     buttons = reader.page.locator("#chat-chat .message-row:has(.frames) + .message-buttons button:visible")
     assert buttons.count() == 0
 

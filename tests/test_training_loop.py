@@ -271,7 +271,7 @@ def test_warm_up_then_cosine(progress, share):
 
 def test_decay_spares_norms_and_biases():
     learning = {"w": torch.nn.Parameter(torch.ones(2, 2)), "b": torch.nn.Parameter(torch.ones(2))}
-    decayed, spared = loop._groups(learning, 0.1)
+    decayed, spared = loop._groups(learning, 0.1, {})
     assert decayed["weight_decay"] == 0.1 and decayed["params"][0].ndim == 2
     assert spared["weight_decay"] == 0.0 and spared["params"][0].ndim == 1
 

@@ -36,6 +36,7 @@ from training.conversation import as_turn, without_copies
 from training.frames import Examinations, SeenFrames, standing_in
 from training.masks import LESION, LESION_SHARE, LESION_WEIGHT, Masks, label_map, place_weights, vary
 from training.recipe import Lora, RecipeError, read_recipe
+from training.simulated import read_labels
 from training.stages import CHOICE, FUSION, LANGUAGE, changed_by, freeze, with_lora
 
 RECIPES = Path(__file__).parents[1] / "training/recipes"
@@ -361,8 +362,7 @@ def test_a_lesions_places_say_its_kind(parts, cases, monkeypatch):
     monkeypatch.setattr("training.masks.vary", lambda pixels, labels, rng: (pixels, labels))
     for i, (case, image) in enumerate(task.images):
         found = set(task.batch([i], np.random.default_rng(0))["tissue"].unique().tolist())
-        own = Path(case.images[image]).parents[1] / case.extra["labels"][image]
-        labels = label_map(np.array(Image.open(own)), task.side)
+        labels = label_map(read_labels(case, image), task.side)
         lesion = case.extra["examination"]["lesion"]
         kinds = {LESION + task.kinds.index(lesion["kind"])} if LESION in labels else set()
         assert {each for each in found if each >= LESION} == kinds

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from assistants.llava_ultra.fusion import AveragePooling
 from assistants.llava_ultra.images import encode_frames
 from imaging.case import Case, CaseError
 from imaging.files import load_frames
+from training.simulated import read_labels
 from training.vision import LESION
 
 FINER = 4  # classes are read at 4 x 4 places in each of the pooled cells; chosen
@@ -80,7 +80,7 @@ class Masks:
         paths = [case.images[i] for case, i in picked]
         # A label map lies over the whole picture.
         frames = load_frames(paths, max_files=len(paths), cut_to_sector=False)
-        maps = [np.array(Image.open(_labels_of(case, i))) for case, i in picked]
+        maps = [read_labels(case, i) for case, i in picked]
         varied = [vary(frame.pixels, labels, rng) for frame, labels in zip(frames, maps, strict=True)]
         frames = [replace(frame, pixels=own) for frame, (own, _) in zip(frames, varied, strict=True)]
         tissue = [self._classes(case, labels) for (case, _), (_, labels) in zip(picked, varied, strict=True)]
@@ -142,10 +142,6 @@ def label_map(labels: np.ndarray, side: int) -> np.ndarray:
     lesion = whole.point(lambda label: 255 * (label == LESION))
     tissue[np.asarray(lesion.resize((side, side), Image.Resampling.BOX)) >= 255 * COVERED] = LESION
     return tissue
-
-
-def _labels_of(case: Case, image: int) -> Path:
-    return Path(case.images[image]).parents[1] / case.extra["labels"][image]
 
 
 def _kind(case: Case) -> str:

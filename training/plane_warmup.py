@@ -13,7 +13,6 @@ Not in the paper. Needs label maps, which the simulator draws with --labels. Kno
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from imaging.planes import NON_STANDARD, Planes
 from models.boxes import PER_MILLE, Canvas
 from models.encoding import Encoder
 from training.even_tower import see
+from training.simulated import read_labels
 from training.vision import jitter
 
 TRUTH = ("labels", "structures", "beside", "attenuation_share")
@@ -191,7 +191,7 @@ def _classes(case: Case) -> Mapping[str, int]:
 
 def _cut_map(case: Case, frame: Frame, origin: tuple[int, int]) -> np.ndarray:
     """The label map of a case's first image, cut like the image."""
-    labels = np.asarray(Image.open(Path(case.images[0]).parents[1] / case.extra["labels"][0]))
+    labels = read_labels(case, 0)
     (x, y), (height, width) = origin, frame.pixels.shape[:2]
     return labels[y : y + height, x : x + width]
 

@@ -19,6 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+from PIL import Image
+
 from imaging.case import Case, read_cases
 from training.loop import OtherRecipe
 from training.recipe import Recipe, RecipeError
@@ -30,6 +33,11 @@ CASES = "cases.jsonl"  # the simulator writes it last
 def place(key: str) -> Path:
     """Where the cases of an order (a key of `Recipe.orders`) stand in the output folder."""
     return Path("cases" if key == "simulate" else key.replace("[", "/").rstrip("]"))
+
+
+def read_labels(case: Case, image: int) -> np.ndarray:
+    """The label map of one image of a case that was ordered with `labels`: uint8 [height, width]."""
+    return np.asarray(Image.open(Path(case.images[image]).parents[1] / case.extra["labels"][image]))
 
 
 def rehearse(recipe: Recipe, output: Path) -> None:

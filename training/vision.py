@@ -15,7 +15,6 @@ pre-training. Knows nothing of texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from imaging.case import Case, CaseError
 from training.even_tower import tower_tokens
+from training.simulated import read_labels
 
 TISSUES = 6  # classes of the label map, 0 outside the scan … 5 lesion
 LESION = 5
@@ -119,7 +119,7 @@ class VisionWarmup:
         exam = case.extra["examination"]
         view, lesion, v = exam["views"][i], exam["lesion"], self.vocabulary
         shown = lesion if view["shows_lesion"] else None
-        labels = np.asarray(Image.open(Path(case.images[i]).parents[1] / case.extra["labels"][i]))
+        labels = read_labels(case, i)
         out = {
             "tissue": shares(labels),
             "cells": shares(labels, CELLS),

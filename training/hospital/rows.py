@@ -97,8 +97,8 @@ def patient_key(value: str) -> str:
 
 def image_names(cell: str) -> list[str]:
     """The names in one cell, separated as rules.yaml says, or a list as JSON."""
-    with suppress(json.JSONDecodeError):  # a name may begin with a bracket, too
-        if cell.startswith("["):
+    if cell.startswith("["):
+        with suppress(json.JSONDecodeError):  # a name may begin with a bracket, too
             return [str(name).strip() for name in json.loads(cell)]
     return [name.strip() for name in re.split(rules()["image_separator"], cell) if name.strip()]
 
