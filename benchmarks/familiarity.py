@@ -21,8 +21,10 @@ from eval.intervals import wilson
 from imaging.case import read_cases
 from imaging.files import read_examination
 from imaging.frame import Frame
+from models.backbone import Backbone
 from models.familiarity import Familiarity, vision_features
-from training.run import simulate
+from models.likelihood import Likelihood
+from training.simulated import simulate
 
 
 def distances(assistant, familiarity: Familiarity, frames: list[Frame]) -> torch.Tensor:
@@ -31,24 +33,30 @@ def distances(assistant, familiarity: Familiarity, frames: list[Frame]) -> torch
     return familiarity.distance(torch.cat([look(assistant, frame) for frame in frames]))
 
 
-def _before_qwen2_vl(assistant, frame: Frame) -> torch.Tensor:
-    tower = assistant.backbone.model.model.visual
-    images = assistant.backbone.encoder.encode_images([frame], Settings().max_pixels)
-    return vision_features(tower, images["pixel_values"], images["image_grid_thw"])
+def _before_qwen2_vl(parts: Backbone | Likelihood, frame: Frame) -> torch.Tensor:
+    images = parts.encoder.encode_images([frame], Settings().max_pixels)
+    return vision_features(parts.model.model.visual, images["pixel_values"], images["image_grid_thw"])
 
 
 LOOKS = {  # what is compared of a frame
-    "echovlm": _before_qwen2_vl,
+    "echovlm": lambda assistant, frame: _before_qwen2_vl(assistant.backbone, frame),
     "llava_ultra": lambda assistant, frame: assistant.appearance([frame]),
+    "qbench": lambda assistant, frame: _before_qwen2_vl(assistant.reader.likelihood, frame),
+    "abvlm_q": lambda assistant, frame: _before_qwen2_vl(assistant.backbone, frame),
+}
+ORDERS = {  # what each was trained to look at
+    "echovlm": {"task": ["report"]},
+    "llava_ultra": {"task": ["report"]},
+    "qbench": {"task": ["quality"], "organ": "all"},
+    "abvlm_q": {"task": ["plane"]},
 }
 
 
-def simulated(count: int, seed: int) -> list[Frame]:
-    """The frames of `count` fresh examinations."""
+def simulated(count: int, seed: int, assistant: str = "echovlm") -> list[Frame]:
+    """The frames of `count` fresh cases of the kind that the assistant was trained on."""
+    order = {"cases": count, "seed": seed, **ORDERS[assistant], "quiet": True}
     with tempfile.TemporaryDirectory() as folder:
-        simulate(
-            {"cases": count, "seed": seed, "task": ["report"], "quiet": True}, Path(folder), lambda line: None
-        )
+        simulate(order, Path(folder), lambda line: None)
         paths = [path for case in read_cases(Path(folder) / "cases.jsonl") for path in case.images]
         return [frame for path in paths for frame in read_examination([path])[0]]
 
@@ -68,12 +76,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.familiarity", description=__doc__)
     parser.add_argument("--assistant", default="echovlm", choices=LOOKS, help="whose demo weights")
     parser.add_argument("--real", type=Path, help="folder of real ultrasound images")
-    parser.add_argument("--cases", type=int, default=150, help="simulated examinations (default 150)")
-    parser.add_argument("--seed", type=int, default=20261, help="of the examinations; training used 1 to 3")
+    parser.add_argument("--cases", type=int, default=150, help="simulated cases (default 150)")
+    parser.add_argument("--seed", type=int, default=20261, help="of the cases; training used others")
     args = parser.parse_args()
     assistant = open_assistant(args.assistant)
     familiarity = Familiarity.load(assistant.folders[0])
-    known = distances(assistant, familiarity, simulated(args.cases, args.seed))
+    known = distances(assistant, familiarity, simulated(args.cases, args.seed, args.assistant))
     passed = int((known <= familiarity.threshold).sum())
     low, high = wilson(passed, len(known))
     share = f"{100 * low:.1f}–{100 * high:.1f} %"
