@@ -14,7 +14,7 @@
 
   // Files dropped or pasted beside the box go into it; the browser would leave the page to show them.
   const attach = (event, files) => {
-    if (event.target.closest(".ask") || !files?.length) return;
+    if (event.target.closest?.(".ask") || !files?.length) return;
     event.preventDefault();
     const box = [...document.querySelectorAll(".ask")].find((ask) => ask.offsetParent !== null);
     const input = box?.querySelector("input[type=file]");

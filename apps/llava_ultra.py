@@ -10,7 +10,7 @@ choices; how a conversation runs is `apps.chat`, what the model reads is the ass
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Literal
@@ -229,6 +229,30 @@ def _check_choices(openings: Mapping[str, Opening], assistant: str, frames: str,
             )
 
 
+def _check_form(files: object, words: object, chosen: object, history: object) -> None:
+    """Raise a ModelError that names the argument of another form: Gradio holds clients to no type, either."""
+    for name, right, expected, expected_zh in (
+        ("files", _is_list(files, _is_upload), "a list of uploaded files", "已上传文件的列表"),
+        ("text", isinstance(words, str), "words", "文字"),
+        ("chosen", _is_list(chosen, _is_number), "a list of frames, counted from 0", "从 0 开始的帧序号列表"),
+        ("history", _is_list(history), "a list of exchanges", "对话记录的列表"),
+    ):
+        if not right:
+            raise ModelError(f"{name}: expected {expected}.", f"{name}：应为{expected_zh}。")
+
+
+def _is_list(value: object, of: Callable[[object], bool] = lambda each: True) -> bool:
+    return isinstance(value, list | tuple) and all(map(of, value))
+
+
+def _is_upload(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("path"), str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _endpoint(openings: Mapping[str, Opening]):
     """The function behind `/chat`, typed for its clients."""
     first = next(iter(openings))
@@ -245,8 +269,9 @@ def _endpoint(openings: Mapping[str, Opening]):
         """Ask about the frames of one case; yields the text so far and which frames it is written from.
 
         The selection holds `frames`, `kept`, `scores` (relative to this case), `how` and `redundant`, with
-        frames counted from 0; it is empty where there was nothing to choose. `chosen` names frames to answer
-        from instead. Files that cannot be read are named above the text, and that no image is in view.
+        frames counted from 0; it is empty without images and where EchoVLM reads all. `chosen` names frames
+        to answer from instead. Files that cannot be read are named above the text, and that no image is in
+        view.
 
         The server remembers nobody. To ask further, send the conversation along: `history` has an entry for
         each question before, oldest first, {"text": what was asked, "answer": the last text that came back,
@@ -255,6 +280,7 @@ def _endpoint(openings: Mapping[str, Opening]):
         """
         try:
             _check_choices(openings, assistant, frames, language)
+            _check_form(files, text, chosen, history)
             while not openings[assistant].wait(1.0):
                 yield "", {}
             paths = [file["path"] for file in files]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
+from types import ModuleType
 from typing import Protocol
 
 from imaging.frame import Frame
@@ -142,22 +143,27 @@ def open_assistant(
     "bfloat16" or "float16"; `quantize` is None, "8bit" or "4bit" (needs a GPU and bitsandbytes). `planes` is
     the file of a hospital's own protocol, for abvlm_q alone.
 
-    One is opened at a time, whatever the threads: while it makes a model, transformers changes settings of
-    the whole process, such as the default dtype, and two at once spoil each other.
+    One is imported and opened at a time, whatever the threads: while it makes a model, transformers changes
+    settings of the whole process, such as the default dtype, and two at once spoil each other; imported for
+    the first time by two at once, it lacks names.
 
     Raises ValueError for an unknown name or for `planes` with another assistant, PlanesError or OSError for a
     protocol that cannot be used, and `models.checkpoint.CheckpointError` for weights that do not fit.
     """
     if name not in NAMES:
         raise ValueError(f"no assistant is called {name!r}; choose one of {', '.join(NAMES)}")
-    try:
-        package = import_module(f"assistants.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"assistants.{name}":
-            raise
-        raise ValueError(f"the assistant {name!r} is not part of this version of the suite") from error
     own = {} if planes is None else {"planes": planes}
     if own and name != "abvlm_q":
         raise ValueError(f"the assistant {name!r} knows no planes; leave them out")
     with _OPENING:
+        package = _package(name)
         return package.open(weights, device=device, dtype=dtype, quantize=quantize, **own)
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return import_module(f"assistants.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"assistants.{name}":
+            raise
+        raise ValueError(f"the assistant {name!r} is not part of this version of the suite") from error

@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=20261, help="of the cases; training used 1 and 11")
     parser.add_argument("--weights", nargs="+", default=[f"demo={WEIGHTS}"], metavar="NAME=FOLDER")
     parser.add_argument("--unfinished", type=Path, metavar="RECIPE", help="a training as far as it is")
-    parser.add_argument("--choice-only", action="store_true", help="leave the second table out")
+    parser.add_argument("--choice-only", action="store_true", help="print the first table alone")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--output", type=Path, help="folder for the cases")
     args = parser.parse_args(arguments)

@@ -5,9 +5,10 @@ conversation the same frames come back with every turn. Features are found again
 (SHA-256 of shape and bytes) and how they were read, and by nothing else: no name, no text, no visitor.
 
 One cache belongs to one set of weights and so is shared by all who ask them. What that means: the features
-of a visitor's frames stay in memory, never on a disk, until `seconds` have passed or newer ones need the
-room; they are handed out only to somebody who brings the very same pixels, and all that person can learn is,
-from a faster answer, that these pixels were asked about before. A conversation itself is not kept.
+of a visitor's frames stay in memory, never on a disk, until newer ones need the room or somebody asks about
+any frame after `seconds` have passed; within these they are handed out only to somebody who brings the very
+same pixels, and all that person can learn is, from a faster answer, that these pixels were asked about
+before. A conversation itself is not kept.
 
 Knows nothing of models or conversations: frames in, tensors out.
 """

@@ -353,10 +353,17 @@ def test_a_history_of_another_form_is_named(client, tmp_path, entry, says):
         ({"frames": "some"}, "choose, all"),
         ({"language": "fr"}, "zh"),
         ({"chosen": [7]}, "no frame 8"),
+        ({"chosen": ["1"]}, "chosen: expected a list of frames"),
+        ({"chosen": [True]}, "chosen: expected a list of frames"),
+        ({"chosen": None}, "chosen: expected a list of frames"),
+        ({"history": None}, "history: expected a list"),
+        ({"text": None}, "text: expected words"),
+        ({"files": None}, "files: expected a list of uploaded files"),
+        ({"files": ["x"]}, "files: expected a list of uploaded files"),
         ({"text": ""}, "write a question"),
     ],
 )
 def test_a_program_is_told_what_is_wrong(client, tmp_path, changes, says):
     files = [] if "text" in changes else handles(tmp_path)
     with pytest.raises(AppError, match=says):
-        client.predict(files, **{"text": "Q?", **changes}, api_name="/chat")
+        client.predict(**{"files": files, "text": "Q?", **changes}, api_name="/chat")

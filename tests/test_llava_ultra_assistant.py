@@ -2,7 +2,10 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Lock
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -11,7 +14,7 @@ import ultra
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from assistants.base import DEMO_MARK, Reply, Settings, Turn, open_assistant
+from assistants.base import DEMO_MARK, NAMES, Reply, Settings, Turn, open_assistant
 from assistants.llava_ultra import LlavaUltraForConditionalGeneration
 from assistants.llava_ultra.assistant import LlavaUltraAssistant, _until
 from assistants.selection import MOST_FRAMES, UnusableChoice
@@ -74,6 +77,20 @@ def test_it_opens_by_name(folder):
     opened = open_assistant("llava_ultra", str(folder), device="cpu")
     assert (opened.name, opened.demo, opened.device, opened.dtype) == ("llava_ultra", False, "cpu", "float32")
     assert opened.folders == (folder,) and folder.name in opened.title
+
+
+def test_assistants_are_imported_and_opened_one_at_a_time(monkeypatch):
+    at_work = Lock()
+
+    def alone(*_, **__):
+        assert at_work.acquire(blocking=False), "two at once"
+        time.sleep(0.05)
+        at_work.release()
+        return SimpleNamespace(open=alone)
+
+    monkeypatch.setattr("assistants.base.import_module", alone)
+    with ThreadPoolExecutor(len(NAMES)) as at_once:
+        assert all(at_once.map(open_assistant, NAMES))
 
 
 def test_a_reply_grows_and_carries_the_choice_from_its_first_word_on(assistant):
