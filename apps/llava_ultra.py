@@ -32,6 +32,9 @@ from imaging.frame import Frame
 from models.errors import ModelError
 
 FRAMES = {"choose": "frames_choose", "all": "frames_all"}  # how to use them → a key of texts.yaml
+CINE_FRAMES = (
+    MOST_FRAMES // 2
+)  # of one cine, evenly spaced: others may join the case; chosen
 NAMES = {"llava_ultra": "LLaVA-Ultra", "echovlm": "EchoVLM"}
 EXCHANGE = {"text": str, "answer": str, "files": int}  # one entry of `/chat`'s history
 _NOTICE = "⚠️ "  # begins a paragraph of `/chat`'s text that is the page's and not the assistant's
@@ -114,7 +117,7 @@ def read_case(files: Sequence[str], language: str) -> tuple[list[Frame], str]:
     Raises UnreadableUploads when no file is good.
     """
     frames, problems = read_examination(
-        files, max_frames=MOST_FRAMES, max_files=MOST_FRAMES, within=get_upload_folder()
+        files, max_frames=CINE_FRAMES, max_files=MOST_FRAMES, within=get_upload_folder()
     )
     if not problems:
         return frames, ""

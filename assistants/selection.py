@@ -20,7 +20,7 @@ from models.errors import ModelError
 if TYPE_CHECKING:
     from models.frame_choice import Selection
 
-MOST_FRAMES = 32  # of one case; chosen: a long examination's stills, or a cine evenly thinned
+MOST_FRAMES = 32  # of one case; chosen: a long examination's stills
 
 
 class UnusableChoice(ModelError):

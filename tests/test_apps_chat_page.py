@@ -14,7 +14,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from apps import display, language
-from apps.llava_ultra import CaseChat, said_before, settings_for
+from apps.llava_ultra import CINE_FRAMES, CaseChat, said_before, settings_for
 from apps.opening import Opening
 from apps.selection import chosen_before, picked, step_bubble
 from assistants.base import Reply, Turn, open_assistant
@@ -189,6 +189,13 @@ def test_a_general_question_is_answered_as_text_and_said_to_be_general():
     bubbles = send(chat, (), "What is a cyst?")[chat.bubbles]
     assert "no image in view" in bubbles[1]["content"] and bubbles[2]["content"] == "A cyst is …"
     assert "Please add ultrasound images, or write" in send(chat, (), "  ")[chat.status]
+
+
+def test_a_long_cine_leaves_room_for_stills(files):
+    assistant = pages.Fixed(replies())
+    cine = pages.write_dicom(Path(files[0]).parent, frames=40)
+    send(conversation(assistant), [cine, *files], "Q?")
+    assert len(assistant.asked[-1][0].frames) == CINE_FRAMES + len(files)
 
 
 def test_more_frames_than_can_be_compared_are_refused_with_both_numbers(files):
