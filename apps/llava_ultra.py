@@ -32,9 +32,7 @@ from imaging.frame import Frame
 from models.errors import ModelError
 
 FRAMES = {"choose": "frames_choose", "all": "frames_all"}  # how to use them → a key of texts.yaml
-CINE_FRAMES = (
-    MOST_FRAMES // 2
-)  # of one cine, evenly spaced: others may join the case; chosen
+CINE_FRAMES = MOST_FRAMES // 2  # of one cine, evenly spaced: others may join the case; chosen
 NAMES = {"llava_ultra": "LLaVA-Ultra", "echovlm": "EchoVLM"}
 EXCHANGE = {"text": str, "answer": str, "files": int}  # one entry of `/chat`'s history
 _NOTICE = "⚠️ "  # begins a paragraph of `/chat`'s text that is the page's and not the assistant's
