@@ -16,8 +16,8 @@ At the paper's size the ratio stays below two and a half at eight frames, howeve
 at 1024 x 1024 pixels, more than a third of what reading a frame and its question costs a decoder of 13
 billion parameters, and that is paid for every frame.
 
-Without --weights a model of the demo recipe's sizes with random numbers: how long one takes does not depend
-on what it knows. Images are noise, for the same reason. Compare ratios, not seconds.
+Without --weights a model of the demo recipe's sizes with random numbers and few words: how long one takes
+does not depend on what it knows. Images are noise, for the same reason. Compare ratios, not seconds.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ def main() -> None:
     if not args.counted_only:
         _print_measured(weights, args.repeats)
     with torch.device("meta"):
-        demo, paper = _open(None)[1], LlavaUltraForConditionalGeneration(LlavaUltraConfig(**PAPER))
-    for title, model in (("demo recipe", demo), ("paper", paper)):
-        _print_counted(title, model)
+        own = LlavaUltraConfig.from_pretrained(weights) if weights else _open(None)[1].config
+        for title, config in (("these weights", own), ("paper", LlavaUltraConfig(**PAPER))):
+            _print_counted(title, LlavaUltraForConditionalGeneration(config))
 
 
 def _print_measured(weights: Path | None, repeats: int) -> None:

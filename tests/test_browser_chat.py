@@ -3,7 +3,6 @@ frame with the lesion is found."""
 
 import threading
 from itertools import count
-from pathlib import Path
 
 import pages
 import pytest
@@ -17,7 +16,6 @@ from simulator.cases import Order
 from simulator.group import make
 
 FRAMES = 5
-DEMO = Path(__file__).parents[1] / "weights/demo/llava_ultra"
 SMALL_PX = 16  # long axis; what is smaller is counted over many cases (benchmarks/llava_ultra_selection.py)
 
 
@@ -216,9 +214,6 @@ def a_lesion_in_one_of_five_frames(folder):
     return files, kept.index(largest) + 1
 
 
-@pytest.mark.skipif(
-    not DEMO.is_dir(), reason="waits for weights/demo/llava_ultra: only they know what a lesion looks like"
-)
 def test_the_frame_with_the_lesion_is_the_marked_one(browser, with_demo_weights, tmp_path):  # noqa: F811
     files, right = a_lesion_in_one_of_five_frames(tmp_path)
     visitor = Visitor(browser, with_demo_weights)

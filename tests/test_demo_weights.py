@@ -115,8 +115,6 @@ def test_real_scans_are_told_from_simulated_ones(assistant, known, shared):
 
 @pytest.fixture(scope="module")
 def ultra():
-    if demo_weights("llava_ultra") is None:
-        pytest.skip("weights/demo/llava_ultra is not there yet")
     return open_assistant("llava_ultra", device="cpu")
 
 
