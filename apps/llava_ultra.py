@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import gradio as gr
@@ -21,7 +22,7 @@ from gradio.utils import get_upload_folder
 from apps import display
 from apps.chat import AT_ONCE, Chat, UnreadableUploads, explain
 from apps.display import Bubble
-from apps.language import LANGUAGES, both, label, language_choice, text
+from apps.language import LANGUAGES, blank, both, label, language_choice, text
 from apps.opening import Opening
 from apps.selection import chosen_before, picked, step_bubble
 from assistants.base import Reply, Settings, Turn
@@ -35,6 +36,8 @@ FRAMES = {"choose": "frames_choose", "all": "frames_all"}  # how to use them →
 CINE_FRAMES = MOST_FRAMES // 2  # of one cine, evenly spaced: others may join the case; chosen
 NAMES = {"llava_ultra": "LLaVA-Ultra", "echovlm": "EchoVLM"}
 EXCHANGE = {"text": str, "answer": str, "files": int}  # one entry of `/chat`'s history
+EXAMPLE = tuple(sorted(str(file) for file in (Path(__file__).parent / "examples/sweep").iterdir()))
+SHOWN = 2  # which of them is the button's picture: the one with the lesion
 _NOTICE = "⚠️ "  # begins a paragraph of `/chat`'s text that is the page's and not the assistant's
 
 
@@ -121,7 +124,7 @@ def read_case(files: Sequence[str], language: str) -> tuple[list[Frame], str]:
         return frames, ""
     if not frames:
         raise UnreadableUploads(problems)
-    named = " ".join(problem.message(language) for problem in problems)
+    named = blank(language).join(problem.message(language) for problem in problems)
     return frames, text("left_out", language, problems=named, count=len(frames))
 
 
@@ -193,6 +196,8 @@ def build(openings: Mapping[str, Opening], language: gr.components.Component) ->
         chat.place_bubbles()
         with gr.Column(elem_classes="empty", elem_id="chat-empty"):
             gr.HTML(f"<h2>{both('chat_title')}</h2><p>{both('chat_text')}</p>")
+            with gr.Row(elem_classes="examples"):
+                button = gr.Button(label("chat_example"), icon=EXAMPLE[SHOWN], elem_classes="example")
         with gr.Row(elem_classes="choices"):
             assistant = gr.Radio(
                 [(NAMES[name], name) for name in openings],
@@ -212,8 +217,14 @@ def build(openings: Mapping[str, Opening], language: gr.components.Component) ->
             answer_in = language_choice("answer_language", "chat-language", min_width=180)
         chat.place_box()
     chat.wire(language, [assistant, use, answer_in])
+    button.click(example, language, chat.box, queue=False, show_progress="hidden", api_visibility="private")
     gr.api(_endpoint(openings), api_name="chat", concurrency_limit=AT_ONCE, concurrency_id="chat")
     return answer_in
+
+
+def example(language: str) -> dict:
+    """A simulated sweep and a question that fits it, for the box."""
+    return {"text": text("chat_example_question", language), "files": list(EXAMPLE)}
 
 
 def _check_choices(openings: Mapping[str, Opening], assistant: str, frames: str, language: str) -> None:

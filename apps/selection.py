@@ -27,7 +27,7 @@ def step_bubble(selection: dict[str, Any], bubbles: Sequence[Bubble], language: 
     count, kept = selection["frames"], selection["kept"]
     key = "step_all" if len(kept) == count else "step_one" if len(kept) == 1 else "step_some"
     title = text(key, language, count=count, kept=_numbers(kept, language))
-    why = blank(language).join(text(each, language) for each in (_HOW[selection["how"]], "step_relative"))
+    why = blank(language).join(text(each, language) for each in _explained(selection))
     frames = "".join(
         _frame(selection, at, picture["path"], len(bubbles), language) for at, picture in enumerate(shown)
     )
@@ -37,6 +37,13 @@ def step_bubble(selection: dict[str, Any], bubbles: Sequence[Bubble], language: 
         "content": f'<p class="why">{html.escape(why)}</p><div class="frames">{frames}</div>',
         "metadata": {"title": title, "id": f"{STEP}{chosen}", "status": "done"},
     }
+
+
+def _explained(selection: dict[str, Any]) -> list[str]:
+    """Keys of what is said about a choice: how it came, what scores are, what likeness does not mean."""
+    everything = len(selection["kept"]) == selection["frames"] and selection["how"] != "person"
+    alike = ["step_alike"] if selection["redundant"] else []
+    return ["step_everything" if everything else _HOW[selection["how"]], "step_relative", *alike]
 
 
 def chosen_before(bubbles: Sequence[Bubble]) -> tuple[int, ...]:

@@ -14,11 +14,13 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from apps import display, language
-from apps.llava_ultra import CINE_FRAMES, CaseChat, said_before, settings_for
+from apps.llava_ultra import CINE_FRAMES, CaseChat, example, said_before, settings_for
 from apps.opening import Opening
 from apps.selection import chosen_before, picked, step_bubble
 from assistants.base import Reply, Turn, open_assistant
+from assistants.language import language_of
 from assistants.selection import MOST_FRAMES, SelectionReply
+from imaging.files import read_examination
 
 SELECTION = {"frames": 3, "kept": [2], "scores": [0.1, 0.2, 0.7], "how": "attention", "redundant": [[0, 1]]}
 CHOICES = ("echovlm", "choose", "en")
@@ -189,6 +191,13 @@ def test_a_general_question_is_answered_as_text_and_said_to_be_general():
     bubbles = send(chat, (), "What is a cyst?")[chat.bubbles]
     assert "no image in view" in bubbles[1]["content"] and bubbles[2]["content"] == "A cyst is …"
     assert "Please add ultrasound images, or write" in send(chat, (), "  ")[chat.status]
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_the_example_is_a_sweep_and_a_question_in_the_pages_language(language):
+    shown = example(language)
+    assert language_of(shown["text"]) == language
+    assert len(read_examination(shown["files"])[0]) == len(shown["files"]) == 5
 
 
 def test_a_long_cine_leaves_room_for_stills(files):

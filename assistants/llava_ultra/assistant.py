@@ -189,7 +189,7 @@ class LlavaUltraAssistant:
             self._budget(inputs["input_ids"].shape[1], len(kept), settings.max_new_tokens),
             len(kept),
             as_data(selection, frames) if selection else None,
-            self._unfamiliar(features, kept),
+            self._unfamiliar(features),
         )
 
     def _look(self, frames: Sequence[Frame]) -> Generator[SelectionReply, None, list[Tensor]]:
@@ -233,20 +233,21 @@ class LlavaUltraAssistant:
         budget = room_for_answer(prompt_tokens, wanted, limit=limit, least=_ROOM_TO_ANSWER)
         if budget is None:
             raise ContextOverflow(
-                f"The conversation and the {images} frames that are kept come to {prompt_tokens} tokens; "
-                f"this model reads at most {limit}, answer included. Shorten the text, keep fewer frames or "
-                "start a new conversation.",
-                f"当前对话及保留的 {images} 帧图像共 {prompt_tokens} 个 token，"
-                f"该模型最多处理 {limit} 个（含回答）。请缩短文本、减少保留的图像，或新建对话。",
+                f"The conversation with its images to read ({images}) comes to {prompt_tokens} tokens; this "
+                f"model reads at most {limit}, answer included. Shorten the text, let the best frame be "
+                "chosen instead of using all, or start a new conversation.",
+                f"当前对话及其中要读取的图像（{images} 帧）共 {prompt_tokens} 个 token，"
+                f"该模型最多处理 {limit} 个（含回答）。请缩短文本、改为由模型挑选一帧，或新建对话。",
             )
         return budget
 
-    def _unfamiliar(self, features: Sequence[Tensor], kept: Sequence[int]) -> tuple[int, ...]:
-        """Which of the frames that are read are unlike all the demo weights were trained on."""
-        if self._familiarity is None or not kept:
+    def _unfamiliar(self, features: Sequence[Tensor]) -> tuple[int, ...]:
+        """Which of the frames in view are unlike all the demo weights were trained on: read or not, they
+        were compared."""
+        if self._familiarity is None or not features:
             return ()
-        far = self._familiarity.far(pooled(torch.stack([features[frame] for frame in kept])))
-        return tuple(frame for frame, strange in zip(kept, far, strict=True) if strange)
+        far = self._familiarity.far(pooled(torch.stack(list(features))))
+        return tuple(frame for frame, strange in enumerate(far) if strange)
 
     # --- the words ------------------------------------------------------------------------------------------
 
