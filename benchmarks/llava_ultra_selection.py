@@ -13,7 +13,7 @@ the site named and without. Ways to choose:
     all        no choice, every frame goes to the language model. In training it reads one a case, here and in
                the paper: `all` says what these weights do with several, not what a model taught so would
 
-First table: how often the frame is valid (Wilson 95 % intervals over groups), and of the teacher for every N
+First table: how often the frame is valid (Wilson 95 % intervals over groups), and of `findings` for every N
 of Eq. 4, with the share of its target in Eq. 5 that lies on valid frames for several `sharpness`. Second, the
 shape of the paper's Table 3: answers by LLaVA-Med's definitions (`eval`, profile llava), BLEU-1 with its 95 %
 interval (bootstrap over patients), tokens read, and seconds from features to the first token, one case at a
@@ -202,7 +202,8 @@ def compare(
             if way != "all":
                 say(_validity(one.name, way, ((each.case, each.frames[0]) for each in read)))
             read_as[one.name, way] = read
-        for layers in range(1, one.model.config.text_config.num_hidden_layers + 1):
+        depth = one.model.config.text_config.num_hidden_layers if "findings" in ways else 0
+        for layers in range(1, depth + 1):
             scores = [_attention_scores(one, features[c.images], c.extra["findings"], layers) for c in cases]
             hits = [(case, int(each.argmax())) for case, each in zip(cases, scores, strict=True)]
             way = f"findings, N = {layers}; of the target on valid frames: {_targets(cases, scores)}"
