@@ -135,7 +135,7 @@ def test_a_notice_stands_above_a_meaningless_answer_and_is_not_sent_back(upload)
         ((0, 1), 2, "en", "These images are"),
         ((1,), 3, "en", "Image 2 is unlike"),
         ((0, 2), 3, "en", "Image 1, Image 3 are unlike"),
-        ((0, 2), 3, "zh", "图像 1、图像 3与演示"),
+        ((0, 2), 3, "zh", "图像 1、图像 3 与演示"),
         ((0,), 1, "zh", "该图像"),
     ],
 )
