@@ -1,8 +1,9 @@
 """The Planes page: an abdominal image in; boxes, plane, deductions and a score by AbVLM-Q out.
 
-One image, which a clinician may correct (the score follows at once, and the change is marked as theirs), or a
-folder, judged one after another with a table, a histogram and files to take along. Also the endpoint
-`/plane` for programs. What a person has open is in the page's own state, and goes with the page.
+One image, whose deductions, boxes and planes a clinician may correct (the score follows at once, and the
+change is marked as theirs), or a folder, judged one after another with a table, a histogram and files to take
+along. Also the endpoint `/plane` for programs. What a person has open is in the page's own state, and goes
+with the page.
 
 Knows the page's events; what is shown is `apps.plane_view`, what is kept and exported `apps.plane_review`,
 what the model reads `assistants.abvlm_q`.
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
+import numpy as np
+from PIL import Image
 
 from apps import plane_review, plane_view
 from apps.chat import AT_ONCE, NoImage, UnreadableUploads, explain, read_uploads
@@ -31,8 +34,7 @@ from apps.plane_review import Review
 from assistants.abvlm_q.scoring import Change
 from assistants.base import Turn
 from imaging.frame import Frame
-from imaging.planes import Planes, load_planes
-from models.boxes import Box
+from imaging.planes import NON_STANDARD, Planes, load_planes
 from models.errors import ModelError
 
 BATCH = 8  # images of a folder that are judged at once
@@ -97,6 +99,11 @@ class PlanesPage:
         with gr.Row():
             self.added = gr.Dropdown([], label=label("plane_add_which"), elem_id="plane-added")
             self.add = gr.Button(label("plane_add"), elem_id="plane-add")
+        with gr.Row():
+            self.planes = gr.Dropdown(
+                [], multiselect=True, label=label("plane_rename_which"), elem_id="plane-planes"
+            )
+            self.rename = gr.Button(label("plane_rename"), elem_id="plane-rename")
         self.boxed = gr.Dropdown([], label=label("plane_box_which"), elem_id="plane-boxed")
         self.named = gr.Dropdown([], label=label("plane_box_name"), elem_id="plane-named")
         with gr.Row():
@@ -104,7 +111,9 @@ class PlanesPage:
                 gr.Number(label=name, precision=0, minimum=0, min_width=70, elem_id=f"plane-{name}")
                 for name in ("x1", "y1", "x2", "y2")
             ]
-        self.correct = gr.Button(label("plane_box"), elem_id="plane-box")
+        with gr.Row():
+            self.correct = gr.Button(label("plane_box"), elem_id="plane-box")
+            self.put = gr.Button(label("plane_new_box"), elem_id="plane-new-box")
 
     def _place_folder(self) -> None:
         self.files = gr.File(
@@ -133,7 +142,7 @@ class PlanesPage:
     def wire(self, language: gr.components.Component) -> None:
         """Connect the events; `language` holds the page's language."""
         running = {"concurrency_limit": AT_ONCE, "concurrency_id": "plane", **_QUIET}
-        controls = [self.struck, self.added, self.boxed, self.named]
+        controls = [self.struck, self.added, self.planes, self.boxed, self.named]
         shown = [self.review, self.picture, self.verdict, self.status, *controls]
         folder = [self.queue, self.progress, self.table, self.histogram, self.csv, self.json]
         asked = [self.file, self.answer_in, language]
@@ -145,7 +154,9 @@ class PlanesPage:
         for button, change, inputs in (
             (self.strike, self.on_strike, [self.struck]),
             (self.add, self.on_add, [self.added]),
+            (self.rename, self.on_rename, [self.planes]),
             (self.correct, self.on_correct, [self.boxed, self.named, *self.edges]),
+            (self.put, self.on_place, [self.named, *self.edges]),
         ):
             told = [*shown, self.queue, self.table, self.histogram, self.csv, self.json]
             button.click(change, [self.review, self.queue, language, *inputs], told, queue=False, **_QUIET)
@@ -193,7 +204,15 @@ class PlanesPage:
 
     def on_add(self, review: Review | None, queue: list[Review], language: str, item: str | None) -> Update:
         """The chosen deduction is missing."""
-        return self._changed(review, queue, language, item, lambda: plane_review.add(item))
+        return self._changed(review, queue, language, item, lambda: plane_review.add(item, review.assessment))
+
+    def on_rename(
+        self, review: Review | None, queue: list[Review], language: str, planes: list[str] | None
+    ) -> Update:
+        """The image is the chosen planes."""
+        return self._changed(
+            review, queue, language, planes, lambda: plane_review.rename(planes, self.protocol)
+        )
 
     def on_correct(
         self,
@@ -207,16 +226,31 @@ class PlanesPage:
         """The chosen box is elsewhere, or another structure's."""
 
         def change() -> Change:
-            return plane_review.correct(index, edges, name, _shown_part(review))
+            return plane_review.correct(index, edges, name, review, self.protocol)
 
         return self._changed(review, queue, language, index, change)
 
+    def on_place(
+        self,
+        review: Review | None,
+        queue: list[Review],
+        language: str,
+        name: str | None,
+        *edges: float | None,
+    ) -> Update:
+        """The chosen structure was missed; here it is."""
+
+        def change() -> Change:
+            return plane_review.place(edges, name, review, self.protocol)
+
+        return self._changed(review, queue, language, name, change)
+
     def on_box(self, review: Review | None, index: int | None) -> list[Any]:
-        """The chosen structure's name and edges, to be corrected."""
+        """The chosen structure's name, where the protocol has it, and edges, to be corrected."""
         if review is None or index is None or index >= len(review.assessment.structures):
             return [gr.skip()] * 5
         chosen = review.assessment.structures[index]
-        return [chosen.label, *chosen.box]
+        return [chosen.label if chosen.label in self.protocol.structures else None, *chosen.box]
 
     def on_language(self, review: Review | None, language: str) -> list[Update]:
         """The choices of the corrections in another language."""
@@ -228,7 +262,10 @@ class PlanesPage:
     def on_run(
         self, paths: Sequence[str] | None, queue: list[Review], answer_in: str, language: str
     ) -> Iterator[Update]:
-        """Judge the folder's images that are not judged yet, BATCH at a time, keeping what is done."""
+        """Judge the folder's images that are not judged yet, BATCH at a time, keeping what is done.
+
+        The page's state is this one list, changed in place: so a correction made meanwhile is not undone.
+        """
         try:
             yield {self.progress: both("status_reading")}
             queue, problems = _queued(paths, queue)
@@ -239,7 +276,6 @@ class PlanesPage:
             while waiting := [n for n, each in enumerate(queue) if not _is_done(each)]:
                 picked = waiting[:BATCH]
                 judged = self._judged([queue[n] for n in picked], answer_in)
-                queue = list(queue)
                 for n, review in zip(picked, judged, strict=True):
                     queue[n] = review
                 yield {**self._listed(queue, language), self.progress: _progress(queue, problems, language)}
@@ -283,7 +319,8 @@ class PlanesPage:
             return {self.status: _problem(text("plane_bad_change", language, why=why))}
         told = {**self._shown(after, language), self.status: both("plane_changed")}
         if review in queue:
-            queue = [after if each == review else each for each in queue]
+            for n in (n for n, each in enumerate(queue) if each == review):
+                queue[n] = after
             told |= self._listed(queue, language)
         return told
 
@@ -308,9 +345,15 @@ class PlanesPage:
         strikable = [(words(each.subject, each.fault, each.points), each.item) for each in counted]
         addable = plane_review.addable(found, protocol) if found else []
         boxes = enumerate(found.structures) if found else ()
+        planes = (*protocol.planes, NON_STANDARD) if found else ()
         return {
             self.struck: gr.Dropdown(strikable, value=None),
             self.added: gr.Dropdown([(words(*each), f"{each[0]}.{each[1]}") for each in addable], value=None),
+            self.planes: gr.Dropdown(
+                [(protocol.name(key, language), key) for key in planes],
+                value=list(found.planes) if found else [],
+                multiselect=True,
+            ),
             self.boxed: gr.Dropdown(
                 [
                     (f"{n + 1} {plane_view.subject_name(each.label, protocol, language)}", n)
@@ -324,15 +367,14 @@ class PlanesPage:
         }
 
     def _judged(self, reviews: Sequence[Review], answer_in: str) -> list[Review]:
-        """The reviews with the assistant's answers: all at once, or one by one where that fails."""
-        frames = [_reread(review) for review in reviews]
-        turns = [Turn("", (frame,), "plane", None, answer_in) for frame in frames]
-        assistant = self.opening.require()
+        """The reviews with the assistant's answers: all at once, or one by one where that fails, so that one
+        image never keeps the others from being judged."""
         try:
-            replies = assistant.answer(turns)
-        except ModelError as error:
+            turns = [Turn("", (_reread(review),), "plane", None, answer_in) for review in reviews]
+            replies = self.opening.require().answer(turns)
+        except Exception as error:  # whatever it is, it is told beside its image
             if len(reviews) == 1:
-                told = {each: error.message(each) for each in LANGUAGES}
+                told = {each: explain(error, each) for each in LANGUAGES}
                 return [replace(reviews[0], error=told)]
             return [judged for each in reviews for judged in self._judged([each], answer_in)]
         return [review.with_reply(reply) for review, reply in zip(reviews, replies, strict=True)]
@@ -389,15 +431,14 @@ def _begun(frame: Frame) -> Review:
 
 
 def _reread(review: Review) -> Frame:
-    """The frame of a review; FileNotFoundError when an hour has passed."""
-    (frame,) = read_uploads([review.path])
-    return replace(frame, source=review.source, offset=review.offset)
-
-
-def _shown_part(review: Review) -> Box:
-    """Where the part that the model saw lies in the file's own picture."""
-    (x, y), (width, height) = review.offset, review.size
-    return x, y, x + width, y + height
+    """The part of the picture that was kept, as it is: it has been cut to its sector. ModelError when an hour
+    has passed."""
+    try:
+        with Image.open(review.path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise ModelError(text("plane_gone", "en"), text("plane_gone", "zh")) from error
+    return Frame(pixels, None, review.source, offset=review.offset)
 
 
 def _is_done(review: Review) -> bool:

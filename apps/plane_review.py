@@ -14,8 +14,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from assistants.abvlm_q.assistant import PlaneReply
-from assistants.abvlm_q.scoring import Add, Assessment, Change, Correct, Judged, Strike, points_of, revise
-from imaging.planes import ATTENUATION, FAULTS, Planes
+from assistants.abvlm_q.scoring import (
+    Add,
+    Assessment,
+    Change,
+    Correct,
+    Judged,
+    Place,
+    Rename,
+    Strike,
+    points_of,
+    revise,
+)
+from imaging.planes import ATTENUATION, FAULTS, NON_STANDARD, Planes
 from models.boxes import Box
 from models.errors import ModelError
 
@@ -64,26 +75,64 @@ def strike(item: str) -> Strike:
     return Strike(item)
 
 
-def add(item: str) -> Add:
-    """The deduction of "subject.fault"."""
+def add(item: str, assessment: Assessment) -> Add:
+    """The deduction of "subject.fault"; it points to the boxes that the structure has."""
     subject, _, fault = item.rpartition(".")
-    return Add(subject, fault)
+    places = tuple(each.box for each in assessment.structures if each.label == subject)
+    return Add(subject, fault, boxes=places)
 
 
-def correct(index: int, edges: Sequence[float | None], label: str | None, shown: Box) -> Correct:
-    """A box from what was typed; ModelError for a missing number, and for what is no box inside the part of
-    the picture that is `shown`."""
+def correct(
+    index: int, edges: Sequence[float | None], label: str | None, review: Review, protocol: Planes
+) -> Correct:
+    """The box at `index` as it was typed, under another name where one was chosen.
+
+    ModelError for what is no box inside the part of the picture that the model saw, and where neither name
+    is the protocol's.
+    """
+    structures = review.assessment.structures
+    label = label or (structures[index].label if index < len(structures) else None)
+    return Correct(index, _typed(edges, review), _known(label, protocol))
+
+
+def place(edges: Sequence[float | None], label: str | None, review: Review, protocol: Planes) -> Place:
+    """A box that was missing, as it was typed; ModelError as for `correct`, and for one that is there."""
+    box, label = _typed(edges, review), _known(label, protocol)
+    if any((each.label, each.box) == (label, box) for each in review.assessment.structures):
+        raise ModelError("this box is there already.", "该边界框已经存在。")
+    return Place(label, box)
+
+
+def rename(chosen: Sequence[str], protocol: Planes) -> Rename:
+    """Other planes, in the protocol's order; ModelError for none, and for a non-standard view beside one."""
+    planes = tuple(key for key in (*protocol.planes, NON_STANDARD) if key in chosen)
+    if not planes or (NON_STANDARD in planes and len(planes) > 1):
+        raise ModelError(
+            "choose one or more planes, or the non-standard view alone.",
+            "请选择一个或多个标准切面，或单独选择非标准切面。",
+        )
+    return Rename(planes)
+
+
+def _known(label: str | None, protocol: Planes) -> str:
+    if label not in protocol.structures:
+        raise ModelError("choose the structure's name.", "请选择结构名称。")
+    return label
+
+
+def _typed(edges: Sequence[float | None], review: Review) -> Box:
     if any(edge is None for edge in edges):
         raise ModelError("a box needs all four numbers.", "边界框需要填写全部四个数值。")
     x1, y1, x2, y2 = (round(edge) for edge in edges)
-    left, top, right, bottom = shown
+    (left, top), (width, height) = review.offset, review.size
+    right, bottom = left + width, top + height
     if not (left <= x1 < x2 <= right and top <= y1 < y2 <= bottom):
         raise ModelError(
             f"a box has x1 below x2 and y1 below y2, here x from {left} to {right} and y from {top} to "
             f"{bottom}.",
             f"边界框须满足 x1 < x2、y1 < y2，且 x 在 {left} 至 {right} 之间，y 在 {top} 至 {bottom} 之间。",
         )
-    return Correct(index, (x1, y1, x2, y2), label)
+    return x1, y1, x2, y2
 
 
 def main_deduction(assessment: Assessment) -> Judged | None:
@@ -100,6 +149,7 @@ def record(review: Review) -> dict[str, Any]:
     return {
         "file": review.source,
         "plane": list(found.planes),
+        "plane_by": found.planes_by,
         "score": found.score,
         "grade": found.grade,
         "stated_score": found.stated_score,
@@ -145,7 +195,7 @@ def _line(values: Mapping[str, Any]) -> list[str]:
         dearest["item"],
         "; ".join(f"{each['item']} -{each['points']:g}" for each in counted),
         "; ".join(f"{each['label']} {' '.join(map(str, each['box']))}" for each in values["boxes"]),
-        "; ".join(values["flags"]),
+        "; ".join([*values["flags"], *(["unfamiliar"] if values["unfamiliar"] else [])]),
         values["by"],
     ]
 

@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from apps.language import LANGUAGES, blank, both
+from apps.language import LANGUAGES, blank, both, text
 from apps.plane_review import Review, main_deduction
 from assistants.abvlm_q.scoring import CLINICIAN, Assessment, Judged
 from imaging.planes import ATTENUATION, FAULTS, NON_STANDARD, Planes
 
+LETTERS = 36  # of a box's number fit along the picture's longer side, however many pixels it has
 COLOURS = ("#ffb000", "#4cc9f0", "#ff6b6b", "#9ef01a", "#c77dff", "#ffd6a5", "#00f5d4", "#f15bb5")
 
 
@@ -30,13 +31,15 @@ def picture(review: Review | None, protocol: Planes) -> str:
     width, height = review.size
     across, down = review.offset
     marks, entries, isolating = [], [], []
+    letters = max(width, height) / LETTERS
     for index, each in enumerate(found.structures):
         x1, y1, x2, y2 = each.box
         colour, number = COLOURS[index % len(COLOURS)], index + 1
         marks.append(
             f'<g class="mark mark-{index}" stroke="{colour}" fill="{colour}">'
             f'<rect x="{x1 - across}" y="{y1 - down}" width="{x2 - x1}" height="{y2 - y1}"/>'
-            f'<text x="{x1 - across + 2}" y="{max(y1 - down - 3, 9)}">{number}</text></g>'
+            f'<text x="{x1 - across + letters / 4:.1f}" y="{max(y1 - down - letters / 3, letters):.1f}" '
+            f'style="font-size:{letters:.1f}px">{number}</text></g>'
         )
         own = f" <em>{both('plane_by_clinician')}</em>" if each.by == CLINICIAN else ""
         sign = f'<b style="border-color:{colour}">{number}</b>'
@@ -59,7 +62,8 @@ def verdict(review: Review | None, protocol: Planes) -> str:
         return ""
     found = review.assessment
     strange = f'<p class="problem" role="alert">{both("unfamiliar_one")}</p>' if review.unfamiliar else ""
-    planes = "".join(f"<li>{_name(key, protocol)}</li>" for key in found.planes)
+    own = f" <em>{both('plane_by_clinician')}</em>" if found.planes_by == CLINICIAN else ""
+    planes = "".join(f"<li>{_name(key, protocol)}{own}</li>" for key in found.planes)
     doubts = _doubts(found) if review.finished else ""
     return (
         f'{strange}<div class="plane-verdict"><ul class="planes">{planes}</ul>'
@@ -68,9 +72,11 @@ def verdict(review: Review | None, protocol: Planes) -> str:
 
 
 def histogram(reviews: Sequence[Review], protocol: Planes) -> str:
-    """How many images of each plane have which score, as a table whose cells are bars."""
-    judged = [each.assessment for each in reviews if each.assessment and each.assessment.score is not None]
-    counts = Counter((key, round(found.score)) for found in judged for key in found.planes)
+    """How many images of each plane have which score, as a table whose cells are bars; without those whose
+    score means nothing."""
+    judged = [each.assessment for each in reviews if each.assessment and not each.unfamiliar]
+    scored = [found for found in judged if found.score is not None]
+    counts = Counter((key, round(found.score)) for found in scored for key in found.planes)
     if not counts:
         return ""
     scores = range(round(protocol.lowest), round(protocol.highest) + 1)
@@ -92,19 +98,21 @@ def histogram(reviews: Sequence[Review], protocol: Planes) -> str:
 
 
 def row(number: int, review: Review, protocol: Planes, language: str) -> list:
-    """A line of the table: number, file, planes, score, grade, main deduction."""
+    """A line of the table: number, file, planes, score, grade, main deduction, or why all that means
+    nothing."""
     found = review.assessment
     if found is None:
         return [number, review.source, (review.error or {}).get(language, ""), None, "", ""]
     planes = ("；" if language == "zh" else "; ").join(
         subject_name(key, protocol, language) for key in found.planes
     )
+    strange = text("plane_unfamiliar", language) if review.unfamiliar else ""
     if found.score is None:
-        return [number, review.source, planes, None, "", ""]
+        return [number, review.source, planes, None, "", strange]
     dearest = main_deduction(found)
     said = deduction_words(dearest.subject, dearest.fault, protocol, language) if dearest else ""
     grade = protocol.grade(found.score).name.text(language)
-    return [number, review.source, planes, found.score, grade, said]
+    return [number, review.source, planes, found.score, grade, strange or said]
 
 
 def deduction_words(subject: str, fault: str, protocol: Planes, language: str) -> str:
@@ -132,7 +140,8 @@ def _score(review: Review, protocol: Planes) -> str:
     if found.score is None:
         if not review.finished:
             return ""
-        key = "plane_not_scored" if found.planes == (NON_STANDARD,) else "plane_no_score"
+        why = "plane_no_score" if found.planes else "plane_flag_no_plane"
+        key = "plane_not_scored" if found.planes == (NON_STANDARD,) else why
         return f'<p class="plane-score none">{both(key)}</p>'
     step = protocol.grade(found.score)
     grade = "".join(f'<span lang="{each}">{html.escape(step.name.text(each))}</span>' for each in LANGUAGES)

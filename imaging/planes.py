@@ -282,6 +282,10 @@ def _protocol(file: _Entry) -> Planes:
     planes = {key: _plane(entry, structures, highest) for key, entry in parts["planes"].items().items()}
     if not planes:
         raise parts["planes"].error("planes is empty; name at least one plane.")
+    _require_own_names([*parts["planes"].items().values(), parts["non_standard"]])
+    _require_own_names([parts["attenuation"], *parts["structures"].items().values()])
+    _require_own_names([parts["states"].items()[fault] for fault in FAULTS])
+    _require_own_names(found["grades"].sequence())
     return Planes(
         planes=planes,
         structures=structures,
@@ -295,6 +299,16 @@ def _protocol(file: _Entry) -> Planes:
         highest=highest,
         lowest=lowest,
     )
+
+
+def _require_own_names(entries: Iterable[_Entry]) -> None:
+    """An answer says the name and not the key: no two of a kind may share one, in either language."""
+    taken: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        for field in map(entry.items().get, ("zh", "en")):
+            word = " ".join(field.text().split()).casefold()
+            if taken.setdefault(word, number) != number:
+                raise field.error(f"the name {field.text()!r} is also another's; choose another.")
 
 
 def _structures(entry: _Entry) -> dict[str, Name]:

@@ -133,7 +133,7 @@ WORDS = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=
 BOXES = st.tuples(st.integers(0, 400), st.integers(0, 400), st.integers(401, 1000), st.integers(401, 1000))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     WORDS,
     st.lists(BOXES, unique=True, max_size=3),
@@ -224,7 +224,7 @@ PIECES = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(PIECES, max_size=12).map("".join), st.lists(st.integers(0, 900), max_size=8))
 def test_any_text_is_read_alike_however_it_is_cut(text, cuts):
     reader = AnswerReader(NAMES, PICTURE)
@@ -299,6 +299,15 @@ def test_a_deduction_may_bring_the_region_that_it_is_about():
     answer = answer_of(case, PROTOCOL, "zh")
     assert answer.deductions[0].boxes == ((1, 2, 300, 400),)
     assert read(write(answer, NAMES, "zh", PICTURE), NAMES, PICTURE) == (answer, Counter())
+
+
+def test_structures_stand_in_the_protocols_order():
+    """An order of the simulator's would tell which view it had planned, which no picture shows."""
+    order = list(PROTOCOL.structures)
+    boxes = tuple({"label": key, "box": [n, 2, 300, 400]} for n, key in enumerate(reversed(order[4:8])))
+    case = Case("c", ("a.png",), plane=("non_standard",), boxes=(*boxes, *boxes[:1]))
+    labels = [named.label for named in answer_of(case, PROTOCOL, "zh").boxes]
+    assert labels == [*order[4:8], order[7]]
 
 
 def test_a_line_without_end_does_not_stop_the_reader():

@@ -12,6 +12,8 @@ from assistants.abvlm_q.scoring import (
     MODEL,
     Add,
     Correct,
+    Place,
+    Rename,
     Strike,
     assess,
     points_of,
@@ -214,11 +216,60 @@ def test_a_corrected_box_is_the_clinicians_and_costs_nothing():
         (Correct(-1, (1, 2, 3, 4)), "no box -1"),
         (Correct(0, (3, 2, 1, 4)), "not x1, y1, x2, y2"),
         (Correct(0, (1, 2, 3, 4), "heart"), "'heart' is not one of"),
+        (Place("heart", (1, 2, 3, 4)), "'heart' is not one of"),
+        (Place(NECK, (3, 2, 1, 4)), "not x1, y1, x2, y2"),
+        (Rename(()), "must be one or more"),
+        (Rename(GALLBLADDER * 2), "each once"),
+        (Rename(("heart",)), "not the protocol's"),
+        (Rename(("non_standard", *GALLBLADDER)), "is not alone"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused(change, complaint):
     with pytest.raises(ValueError, match=complaint):
         revise(BEFORE, change, PROTOCOL)
+
+
+def test_a_deduction_points_to_where_its_structure_is_now():
+    region = SEEN[0].box
+    before = judge(Stated(NECK, "incomplete", 2, "why", (region,)), Stated(BODY, "incomplete", 2))
+    moved = revise(before, Correct(0, (5, 6, 7, 8)), PROTOCOL)
+    assert [each.boxes for each in moved.deductions] == [((5, 6, 7, 8),), ()]
+    another = revise(before, Correct(0, region, FUNDUS), PROTOCOL)
+    assert another.deductions[0].boxes == ()
+
+
+def test_a_structure_that_was_missed_gets_its_box_and_the_doubt_goes():
+    missed = judge(boxes=SEEN[:2], score=10)
+    after = revise(missed, Place(FUNDUS, (20, 0, 29, 9)), PROTOCOL)
+    assert [(each.label, each.by) for each in after.structures[1:]] == [(BODY, MODEL), (FUNDUS, CLINICIAN)]
+    assert missed.flags == ("missing_deduction",) and after.flags == ()
+    assert (after.score, after.by) == (missed.score, CLINICIAN)
+
+
+def test_other_planes_cost_what_they_cost_and_drop_what_they_do_not_demand():
+    added = revise(BEFORE, Add(FUNDUS, "incomplete"), PROTOCOL)
+    after = revise(added, Rename(("bile_duct_longitudinal",)), PROTOCOL)
+    assert (after.planes, after.planes_by, after.by) == (("bile_duct_longitudinal",), CLINICIAN, CLINICIAN)
+    assert [(each.item, each.struck) for each in after.deductions] == [
+        (f"{NECK}.incomplete", True),
+        ("attenuation.moderate", False),
+    ]
+    assert after.score == 6 and {"plane_without_structures", "missing_deduction"} <= set(after.flags)
+    both = judge(Stated("inferior_vena_cava", "not_displayed", 2), planes=("bile_duct_longitudinal",))
+    dearer = revise(both, Rename(("hepatic_veins",)), PROTOCOL)
+    assert (both.score, dearer.score, dearer.deductions[0].points) == (8, 7, 3)
+
+
+def test_a_view_may_lose_its_score_by_a_clinician_and_get_one():
+    view = revise(BEFORE, Rename(("non_standard",)), PROTOCOL)
+    assert (view.score, view.grade, view.by) == (None, None, CLINICIAN)
+    assert all(each.struck for each in view.deductions)
+    back = revise(judge(planes=("non_standard",)), Rename(GALLBLADDER), PROTOCOL)
+    assert (back.score, back.flags) == (10, ())
+    unfinished = judge(planes=(), judged=False)
+    assert set(unfinished.flags) == {"no_plane", "no_deductions"}
+    still = revise(unfinished, Rename(GALLBLADDER), PROTOCOL)
+    assert still.score is None and still.flags == ("no_deductions",)  # nobody has named its deductions
 
 
 def test_nothing_is_deducted_from_what_is_not_scored():

@@ -124,6 +124,13 @@ def test_boxes_are_outlined_and_numbered_on_the_part_that_is_shown():
         assert f'<span lang="{language}">{PROTOCOL.name("spleen", language)}</span>' in shown
 
 
+@pytest.mark.parametrize("side", [224, 2240])
+def test_the_numbers_of_boxes_are_as_large_on_any_picture(side):
+    shown = plane_view.picture(replace(REVIEW, size=(side, side // 2)), PROTOCOL)
+    size = float(shown.split('style="font-size:')[1].split("px")[0])
+    assert size == pytest.approx(side / 36, abs=0.1)
+
+
 def test_the_verdict_names_plane_score_grade_and_each_deduction_with_its_reason_and_box():
     shown = plane_view.verdict(REVIEW, PROTOCOL)
     for language in LANGUAGES:
@@ -254,6 +261,45 @@ def test_a_box_that_is_none_is_refused_with_a_sentence_in_either_language(page, 
     assert "无法修改：边界框" in after[made.status]
 
 
+def test_a_structure_that_was_missed_gets_a_box(page):
+    made = page()
+    after = made.on_place(REVIEW, [], "en", "spleen", 1, 2, 33, 44)
+    assert after[made.review].assessment.structures[-1] == Structure("spleen", (1, 2, 33, 44), CLINICIAN)
+    assert after[made.picture].count("<rect") == 3 and text("plane_by_clinician", "en") in after[made.picture]
+    again = made.on_place(after[made.review], [], "zh", "spleen", 1, 2, 33, 44)
+    assert set(again) == {made.status} and "该边界框已经存在" in again[made.status]
+    outside = made.on_place(REVIEW, [], "en", "spleen", 1, 2, 999, 44)
+    assert set(outside) == {made.status} and "x from 0 to 128" in outside[made.status]
+
+
+def test_other_planes_are_the_clinicians_and_the_score_follows(page):
+    made = page()
+    choices = made._choices(REVIEW, "zh")[made.planes]
+    assert choices.value == ["spleen_longitudinal"] and len(choices.choices) == 12
+    after = made.on_rename(REVIEW, [], "en", ["left_kidney_longitudinal", "spleen_longitudinal"])
+    found = after[made.review].assessment
+    assert found.planes == ("spleen_longitudinal", "left_kidney_longitudinal") and found.score == 8
+    assert after[made.verdict].count("<em>") == 2
+    assert plane_review.record(after[made.review])["plane_by"] == CLINICIAN
+    none = made.on_rename(REVIEW, [], "en", [NON_STANDARD])
+    assert none[made.review].assessment.score is None
+    assert text("plane_not_scored", "zh") in none[made.verdict]
+    assert text("plane_by_clinician", "zh") in none[made.verdict]
+    for planes in ([], [NON_STANDARD, "spleen_longitudinal"]):
+        refused = made.on_rename(REVIEW, [], "zh", planes)
+        assert set(refused) == {made.status} and "请选择一个或多个标准切面" in refused[made.status]
+
+
+def test_a_box_of_something_unknown_takes_a_name_of_the_protocols(page):
+    made = page()
+    odd = REVIEW.with_reply(replace(FOUND, boxes=(Structure("gizzard", (1, 2, 3, 4)),)))
+    assert made.on_box(odd, 0)[0] is None  # no choice of the list
+    refused = made.on_correct(odd, [], "zh", 0, None, 1, 2, 3, 4)
+    assert "请选择结构名称" in refused[made.status]
+    named = made.on_correct(odd, [], "zh", 0, "spleen", 1, 2, 3, 4)
+    assert named[made.review].assessment.structures == (Structure("spleen", (1, 2, 3, 4), CLINICIAN),)
+
+
 def test_changing_nothing_says_so(page):
     made = page()
     for after in (made.on_strike(None, [], "en", "x"), made.on_add(REVIEW, [], "en", None)):
@@ -309,6 +355,63 @@ def test_a_bad_file_and_a_refused_image_do_not_stop_the_others(page):
     updates, queue = run(made, [str(letter), upload("1.png", 1), upload("2.png", 2)])
     assert [each.error["en"] for each in queue] == ["too narrow"] * 2
     assert "letter.png" in updates[-1][made.progress]
+
+
+def test_a_correction_while_the_folder_runs_is_kept(page, monkeypatch):
+    monkeypatch.setattr(abvlm_q, "BATCH", 1)
+    made = page()
+    events = made.on_run([upload(f"{n}.png", n) for n in range(3)], [], "en", "en")
+    queue = next(u[made.queue] for u in events if made.queue in u and u[made.queue][0].finished)
+    made.on_strike(queue[0], queue, "en", "spleen.incomplete")
+    *_, last = (u[made.queue] for u in events if made.queue in u)
+    assert [each.assessment.score for each in last] == [10, 8, 8]
+
+
+def test_one_image_that_breaks_the_model_does_not_keep_the_others_waiting(page):
+    made = page()
+    broken = upload("2.png", 2)
+    whole = made.opening.assistant.answer
+
+    def answer(turns):
+        if any(turn.frames[0].source == "2.png" for turn in turns):
+            raise RuntimeError("a kernel failed")
+        return whole(turns)
+
+    made.opening.assistant.answer = answer
+    _, queue = run(made, [upload("1.png", 1), broken, upload("3.png", 3)])
+    assert [each.finished for each in queue] == [True, False, True]
+    assert "RuntimeError" in queue[1].error["en"] and "RuntimeError" in queue[1].error["zh"]
+
+
+def test_a_folder_that_outlives_its_images_says_what_to_do(page):
+    made = page()
+    events = made.on_run([upload("1.png", 1)], [], "en", "en")
+    queue = next(u[made.queue] for u in events if made.queue in u)
+    Path(queue[0].path).unlink()
+    list(events)
+    assert queue[0].error == {each: text("plane_gone", each) for each in LANGUAGES}
+
+
+def test_the_model_sees_in_a_folder_what_was_kept_and_no_less(page, monkeypatch):
+    """What was cut to its sector is not cut again, which would move every box."""
+    made = page()
+    rng = np.random.default_rng(3)
+    pixels, _ = screen(rng, fan(rng))
+    events = made.on_run([upload("screen.png", pixels=pixels)], [], "en", "en")
+    queue = next(u[made.queue] for u in events if made.queue in u)
+    monkeypatch.setattr("imaging.files.find_sector", lambda pixels: (9, 9, 60, 60))
+    list(events)
+    frame = made.opening.assistant.asked[-1].frames[0]
+    assert (frame.pixels.shape[1::-1], frame.offset) == (queue[0].size, queue[0].offset)
+
+
+def test_what_means_nothing_has_no_reason_in_the_table_and_no_place_in_the_histogram():
+    strange = replace(REVIEW, unfamiliar=True)
+    for language in LANGUAGES:
+        assert plane_view.row(1, strange, PROTOCOL, language)[-1] == text("plane_unfamiliar", language)
+    assert plane_view.histogram([strange], PROTOCOL) == ""
+    (line,) = csv.DictReader(io.StringIO(plane_review.as_csv([strange], "M").removeprefix("\ufeff")))
+    assert line["doubts"] == "unfamiliar"
 
 
 def test_what_was_refused_is_tried_again_with_the_next_start(page):

@@ -76,6 +76,17 @@ def test_one_image_is_judged_corrected_and_stays_the_visitors_own(visit, tmp_pat
     page.locator("#plane-x1 input").fill("25")
     page.locator("#plane-box").click()
     page.wait_for_selector("#plane-picture rect[x='25']", state="attached")
+    page.locator("#plane-new-box").click()
+    page.wait_for_function("document.querySelector('#plane-status').innerText.includes('choose')")
+    visitor.choose("plane-named", 0)
+    page.locator("#plane-x1 input").fill("26")
+    for edge, value in (("y1", 30), ("x2", 60), ("y2", 70)):
+        page.locator(f"#plane-{edge} input").fill(str(value))
+    page.locator("#plane-new-box").click()
+    page.wait_for_selector("#plane-picture .mark-2", state="attached")
+    visitor.choose("plane-planes", 0)
+    page.locator("#plane-rename").click()
+    page.wait_for_function("document.querySelectorAll('#plane-verdict .planes li').length == 2")
     assert other.page.locator("#plane-picture img").count() == 0
     assert not visitor.complaints
 

@@ -102,7 +102,7 @@ def canvases_and_boxes(draw):
     return Canvas(size, units, origin), box
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(canvases_and_boxes())
 def test_an_edge_moves_by_half_a_unit_at_most_and_no_box_is_lost(drawn):
     canvas, box = drawn
@@ -220,7 +220,7 @@ PIECES = st.one_of(
 ANY_TEXT = st.lists(PIECES, max_size=12).map("".join)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(ANY_TEXT, st.lists(st.integers(0, 400), max_size=8))
 @example(ref("a") + boxed("(1,2),(3,4)"), [3, 4, 40, 41])
 def test_any_text_is_read_alike_however_it_is_cut(text, cuts):
@@ -244,6 +244,7 @@ def test_a_box_is_there_with_its_last_character():
     assert reader.feed(text[:-1]) == [] and reader.feed(">") == [NamedBox("a", (1, 2, 3, 4))]
 
 
+@settings(deadline=None)
 @given(
     st.text(st.characters(blacklist_characters="<>\r\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"), min_size=1),
     st.lists(canvases_and_boxes().map(lambda drawn: drawn[1]), min_size=1, max_size=4, unique=True),

@@ -129,14 +129,17 @@ class Names:
 def answer_of(case: Case, protocol: Planes, language: str) -> Answer:
     """What there is to say of a case, with reasons in `language` where the case knows them.
 
-    A deduction's reason is its own "reason", else the cause that the case's `structures` name, or the share
-    of the sector that its `attenuation_share` is. Its boxes are its own "boxes", else its structure's. Raises
-    ValueError for a case without planes, or whose deductions are not the protocol's or do not come to its
-    score.
+    Structures stand in the protocol's order, whatever the case's: an order that told which view somebody had
+    in mind would tell what no picture shows. A deduction's reason is its own "reason", else the cause that
+    the case's `structures` name, or the share of the sector that its `attenuation_share` is. Its boxes are
+    its own "boxes", else its structure's. Raises ValueError for a case without planes, or whose deductions
+    are not the protocol's or do not come to its score.
     """
     if not case.plane or (case.score is None) != (tuple(case.plane) == (NON_STANDARD,)):
         raise ValueError(f"case {case.id}: planes with a score are needed, or {NON_STANDARD} without one")
-    boxes = tuple(NamedBox(entry["label"], tuple(entry["box"])) for entry in case.boxes)
+    order = {key: number for number, key in enumerate(protocol.structures)}
+    named = [NamedBox(entry["label"], tuple(entry["box"])) for entry in case.boxes]
+    boxes = tuple(sorted(named, key=lambda each: order.get(each.label, len(order))))
     deductions = tuple(_stated(case, entry, boxes, protocol, language) for entry in case.deductions)
     if case.score is not None and abs(protocol.score(deductions) - case.score) > 1e-6:
         raise ValueError(

@@ -3,8 +3,8 @@
 AbVLM-Q (2025), "clinical scoring mechanism" and Fig. 5: ten points less the deductions, then one of four
 grades (a boundary belongs to the lower one, as imaging/planes.yaml says). The sum is made here, never by the
 model, so that text and number cannot disagree; where the model's own sum differs, that is flagged. A
-clinician may strike or add a deduction or correct a box: the score follows, and the change is marked as the
-clinician's.
+clinician may strike or add a deduction, correct or add a box, or name other planes: the score follows, and
+the change is marked as the clinician's.
 
 Knows nothing of texts, models or pages.
 """
@@ -62,7 +62,8 @@ class Judged:
 class Assessment:
     """One image judged. `score` and `grade` are None for a view that is not scored, or not judged to the end.
 
-    `refused` and `corrected` count by reason; `flags` are of FLAGS; `by` is "clinician" after any change.
+    `refused` and `corrected` count by reason; `flags` are of FLAGS; `by` is "clinician" after any change,
+    `planes_by` after one of the planes.
     """
 
     structures: tuple[Structure, ...] = ()
@@ -75,6 +76,7 @@ class Assessment:
     corrected: Mapping[str, int] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     by: str = MODEL
+    planes_by: str = MODEL
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,22 @@ class Correct:
     label: str | None = None
 
 
-Change = Strike | Add | Correct
+@dataclass(frozen=True)
+class Place:
+    """A structure (the protocol's key) that was missed is here."""
+
+    label: str
+    box: Box
+
+
+@dataclass(frozen=True)
+class Rename:
+    """The image is these planes (the protocol's keys, or "non_standard" alone) and no others."""
+
+    planes: tuple[str, ...]
+
+
+Change = Strike | Add | Correct | Place | Rename
 
 _OF_THE_MODELS_SUM = ("no_stated_score", "score_mismatch")  # what a clinician's change says nothing about
 _NOT_COUNTED = ("deduction", "unknown_deduction", "not_demanded")  # reasons why a deduction was dropped
@@ -138,12 +155,16 @@ def assess(answer: Answer, counts: Mapping[str, int], protocol: Planes) -> Asses
 def revise(assessment: Assessment, change: Change, protocol: Planes) -> Assessment:
     """The assessment after a clinician's change, marked as the clinician's; score and flags follow.
 
-    Raises ValueError where there is no score to change, for a deduction that is not there (Strike), that the
-    protocol does not know or these planes do not demand (Add), and for a box that is not there or is none
-    (Correct).
+    Raises ValueError where there is no score to change (Strike, Add), for a deduction that is not there
+    (Strike), that the protocol does not know or these planes do not demand (Add), for a box that is not there
+    (Correct), is none or of something unknown (Correct, Place), and for planes that the protocol does not
+    have (Rename).
     """
-    if isinstance(change, Correct):
-        return _flagged_anew(_corrected(assessment, change, protocol), protocol)
+    if isinstance(change, Correct | Place):
+        moved = _corrected if isinstance(change, Correct) else _placed
+        return _flagged_anew(moved(assessment, change, protocol), protocol)
+    if isinstance(change, Rename):
+        return _flagged_anew(_renamed(assessment, change.planes, protocol), protocol)
     if assessment.score is None:
         raise ValueError("what is no standard plane, or was not judged to the end, has no score to change")
     if isinstance(change, Strike):
@@ -235,7 +256,7 @@ def _flags(assessment: Assessment, judged: bool, protocol: Planes) -> Iterable[s
     found = {structure.label for structure in assessment.structures}
     if not planes:
         yield "no_plane"
-    elif not judged:
+    if not judged:
         yield "no_deductions"
     if assessment.score is not None and assessment.stated_score is None:
         yield "no_stated_score"
@@ -286,14 +307,50 @@ def _added(
 
 
 def _corrected(assessment: Assessment, change: Correct, protocol: Planes) -> Assessment:
+    """A deduction that points to the box points to where it is now, or no longer to what is another."""
     structures = list(assessment.structures)
     if not 0 <= change.index < len(structures):
         raise ValueError(f"there is no box {change.index} among {len(structures)}")
-    x1, y1, x2, y2 = change.box
+    before = structures[change.index]
+    after = _structure(change.label or before.label, change.box, protocol)
+    structures[change.index] = after
+    now = (after.box,) if after.label == before.label else ()
+    deductions = tuple(
+        replace(each, boxes=now) if each.subject == before.label and each.boxes == (before.box,) else each
+        for each in assessment.deductions
+    )
+    return replace(assessment, structures=tuple(structures), deductions=deductions, by=CLINICIAN)
+
+
+def _placed(assessment: Assessment, change: Place, protocol: Planes) -> Assessment:
+    new = _structure(change.label, change.box, protocol)
+    return replace(assessment, structures=(*assessment.structures, new), by=CLINICIAN)
+
+
+def _structure(label: str, box: Box, protocol: Planes) -> Structure:
+    x1, y1, x2, y2 = box
     if x1 >= x2 or y1 >= y2:
-        raise ValueError(f"box {change.box!r} is not x1, y1, x2, y2 with x1 < x2 and y1 < y2")
-    label = change.label or structures[change.index].label
+        raise ValueError(f"box {box!r} is not x1, y1, x2, y2 with x1 < x2 and y1 < y2")
     if label not in protocol.structures:
         raise ValueError(f"{label!r} is not one of the protocol's structures")
-    structures[change.index] = Structure(label, change.box, CLINICIAN)
-    return replace(assessment, structures=tuple(structures), by=CLINICIAN)
+    return Structure(label, box, CLINICIAN)
+
+
+def _renamed(assessment: Assessment, planes: tuple[str, ...], protocol: Planes) -> Assessment:
+    """Deductions cost what the new planes say. Those that these do not demand fall: a clinician's own go, the
+    model's stay, struck through."""
+    if not planes or len(set(planes)) < len(planes):
+        raise ValueError(f"planes {planes!r} must be one or more, each once")
+    if planes != (NON_STANDARD,) and not set(planes) <= set(protocol.planes):
+        raise ValueError(f"planes {planes!r} are not the protocol's, or {NON_STANDARD} is not alone")
+    kept = []
+    for each in assessment.deductions:
+        points = points_of(each.subject, each.fault, planes, protocol)
+        if points is not None:
+            kept.append(replace(each, points=points))
+        elif each.by == MODEL:
+            kept.append(replace(each, struck=True))
+    now = replace(assessment, planes=planes, deductions=tuple(kept), by=CLINICIAN, planes_by=CLINICIAN)
+    if _is_scored(planes) and "no_deductions" not in assessment.flags:
+        return _scored(now, protocol)
+    return replace(now, score=None, grade=None)
