@@ -21,8 +21,6 @@ from apps.page import ASSISTANTS, compose, launch_options  # noqa: E402
 from assistants.base import demo_weights  # noqa: E402
 from imaging.planes import PlanesError, load_planes  # noqa: E402
 
-STAND_INS = {"qbench": "echovlm"}  # whose demo weights an assistant opens while it has none of its own
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve the page, then load the weights behind it."""
@@ -39,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             planes=options.planes if name == "abvlm_q" else None,
         )
         for name in ASSISTANTS
-        if name in weights or demo_weights(name) or demo_weights(STAND_INS.get(name, name))
+        if name in weights or demo_weights(name)
     }
     page = compose(openings)
     try:

@@ -308,8 +308,9 @@ def read_uploads(paths: Sequence[str]) -> list[Frame]:
 _EXPECTED = {NoImage: "no_image", Expired: "expired", ForeignFile: "foreign_file"}
 
 
-def explain(error: Exception, language: str) -> str:
-    """One sentence for the person who asked. Only the unforeseen is logged, and nothing the visitor sent."""
+def explain(error: Exception, language: str, unforeseen: str = "unexpected") -> str:
+    """One sentence for the person who asked. Only the unforeseen is logged, and nothing the visitor sent;
+    its text is `unforeseen`."""
     if isinstance(error, UnreadableUploads | ModelError | NotOpened):
         return error.message(language)
     for kind, key in _EXPECTED.items():
@@ -319,7 +320,7 @@ def explain(error: Exception, language: str) -> str:
     log.error(
         "%s while answering; its message is left out, it may hold a file's name\n%s", type(error), where
     )
-    return text("unexpected", language, kind=type(error).__name__)
+    return text(unforeseen, language, kind=type(error).__name__)
 
 
 def _row(index: int | Sequence[int]) -> int:

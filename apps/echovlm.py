@@ -120,10 +120,10 @@ def _check_choices(task: str, organ: str, language: str) -> None:
             )
 
 
-def organ_choice(elem_id: str) -> gr.Dropdown:
-    """Which organ is shown, or any."""
+def organ_choice(elem_id: str, unnamed: str = "organ_any") -> gr.Dropdown:
+    """Which organ is shown, or any; `unnamed` is the text for that."""
     return gr.Dropdown(
-        [(label("organ_any"), ANY_ORGAN), *((label(f"organ_{name}"), name) for name in ORGANS)],
+        [(label(unnamed), ANY_ORGAN), *((label(f"organ_{name}"), name) for name in ORGANS)],
         value=ANY_ORGAN,
         label=label("organ"),
         elem_id=elem_id,

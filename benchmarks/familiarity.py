@@ -22,7 +22,7 @@ from imaging.case import read_cases
 from imaging.files import read_examination
 from imaging.frame import Frame
 from models.backbone import Backbone
-from models.familiarity import Familiarity, vision_features
+from models.familiarity import Familiarity, appearance, vision_features
 from models.likelihood import Likelihood
 from training.simulated import simulate
 
@@ -33,15 +33,20 @@ def distances(assistant, familiarity: Familiarity, frames: list[Frame]) -> torch
     return familiarity.distance(torch.cat([look(assistant, frame) for frame in frames]))
 
 
-def _before_qwen2_vl(parts: Backbone | Likelihood, frame: Frame) -> torch.Tensor:
+def _before_qwen2_vl(parts: Backbone, frame: Frame) -> torch.Tensor:
     images = parts.encoder.encode_images([frame], Settings().max_pixels)
     return vision_features(parts.model.model.visual, images["pixel_values"], images["image_grid_thw"])
+
+
+def _as_rated(likelihood: Likelihood, frame: Frame) -> torch.Tensor:
+    (look,) = likelihood.look([frame], Settings().max_pixels, {})
+    return appearance(look.states, look.features)[None]
 
 
 LOOKS = {  # what is compared of a frame
     "echovlm": lambda assistant, frame: _before_qwen2_vl(assistant.backbone, frame),
     "llava_ultra": lambda assistant, frame: assistant.appearance([frame]),
-    "qbench": lambda assistant, frame: _before_qwen2_vl(assistant.reader.likelihood, frame),
+    "qbench": lambda assistant, frame: _as_rated(assistant.reader.likelihood, frame),
     "abvlm_q": lambda assistant, frame: _before_qwen2_vl(assistant.backbone, frame),
 }
 ORDERS = {  # what each was trained to look at

@@ -1,17 +1,19 @@
-"""`python -m benchmarks.qbench`: images a second for Ultrasound-QBench's five prompts, four ways.
+"""`python -m benchmarks.qbench`: images a second for Ultrasound-QBench's five prompts, five ways.
 
 One model and the same images, made from a seed. Reading the levels' probabilities at the score's place with
-every image's beginning read once; the same with each prompt in a call of its own; writing the word and
-parsing it, images in batches of 16; and writing with each prompt of each image in a call of its own, as
-scripts around `generate` do. An image's five prompts are the three qualitative ones, the quantitative one
-(seven indicators), and the comparison with the next image in both orders. CPU seconds, or on a GPU wall
-seconds; then the largest difference between probabilities read alone, in batches and with shared beginnings.
-Compare ratios, not seconds: another machine has others.
+every image's beginning read once; the same with whole prompts in batches of 16, and with each prompt of each
+image in a call of its own; writing the word and parsing it in batches of 16; and writing with each prompt of
+each image in a call of its own, as scripts around `generate` do. An image's five prompts are the three
+qualitative ones, the quantitative one (seven indicators), and the comparison with the next image in both
+orders. CPU seconds, or on a GPU wall seconds; then the largest difference between probabilities read alone,
+in batches and with shared beginnings, and exit status 1 where it is more than 1e-5 in float32. Compare
+ratios, not seconds: another machine has others.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -24,6 +26,7 @@ from assistants.qbench.reading import Asked, LocalReader, Reading
 from imaging.frame import Frame
 
 SIDE = 224  # pixels, as the demo's simulated images
+EQUAL = 1e-5  # how far probabilities read in different ways may lie apart in float32
 
 
 def frames_of(count: int, seed: int) -> list[Frame]:
@@ -62,6 +65,11 @@ def separate(reader: LocalReader, asked: list[list[list[Asked]]]) -> list[Readin
 def batched(reader: LocalReader, asked: list[list[list[Asked]]]) -> list[Reading]:
     """All of it at once, every prompt read whole."""
     return _whole(reader, _flat(asked))
+
+
+def alone(reader: LocalReader, asked: list[list[list[Asked]]]) -> list[Reading]:
+    """Every probe in a call of its own, read whole: nothing is padded or shared."""
+    return [reading for one in _flat(asked) for reading in _whole(reader, [one])]
 
 
 def written(reader: LocalReader, asked: list[list[list[Asked]]]) -> list[Reading]:
@@ -109,7 +117,7 @@ def _flat(asked: list[list[list[Asked]]]) -> list[Asked]:
     return [probe for image in asked for prompt in image for probe in prompt]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.qbench", description=__doc__)
     parser.add_argument("--weights", help="a folder or id; the demo weights when not given")
     parser.add_argument("--images", type=int, default=16)
@@ -118,7 +126,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--repeats", type=int, default=1, help="the best counts")
     parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.images < 2:
         parser.error("--images must be 2 or more: each is compared with the next")
     rater = QBenchAssistant.open(args.weights, device=args.device, dtype=args.dtype)
@@ -133,10 +141,13 @@ def main() -> None:
         taken[name] = min(runs)
         ratio = taken[name] / next(iter(taken.values()))
         print(f"| {name} | {taken[name]:.2f} | {args.images / taken[name]:.2f} | {ratio:.1f}× |", flush=True)
-    once = shared(rater.reader, asked)
-    for name, way in (("batched", batched), ("alone", separate)):
-        print(f"\nshared against {name}: largest difference {difference(once, way(rater.reader, asked)):.1e}")
+    once, apart = shared(rater.reader, asked), 0.0
+    print()
+    for name, way in (("in batches", batched), ("alone", alone)):
+        apart = max(apart, far := difference(once, way(rater.reader, asked)))
+        print(f"shared against {name}: largest difference {far:.1e}")
+    return int(rater.dtype == "float32" and apart > EQUAL)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

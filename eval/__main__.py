@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DONE, INCOMPLETE, REFUSED = 0, 1, 2
 BATCHES = {"qbench": 16}  # cases asked together, of others 1: Ultrasound-QBench, section III.B b
+PICTURES = (".png", ".jpg", ".svg", ".pdf")
 ENDINGS = {".md": "md", ".json": "json", ".csv": "csv", ".tex": "latex"}
 
 
@@ -102,6 +103,10 @@ def _score(args: argparse.Namespace) -> int:
     _check_targets(args, args.predictions)
     if args.heat_map and not args.paper:
         raise PairError("--heat-map draws a paper's table: name it, --paper qbench-1")
+    if args.cut_points and not Path(args.cut_points).is_file():
+        raise PairError(
+            f"--cut-points {args.cut_points}: there is no such file; --save-cut-points writes one"
+        )
     if args.per_case and len(args.predictions) > 1:
         raise PairError("--per-case takes one file of predictions; score the systems one by one")
     paper = paper_table(args.paper) if args.paper else None
@@ -120,6 +125,13 @@ def _score(args: argparse.Namespace) -> int:
         results += scored
         if args.confusion:
             confusions[path if Path(path).stem in confusions else Path(path).stem] = confusion(pairs)
+    _write(
+        args.output,
+        render(results, _format(args), layout=args.layout, paper=args.paper, decimals=args.decimals),
+    )
+    if args.per_case:
+        rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in results[0].cases)
+        _write(args.per_case, "".join(f"{row}\n" for row in rows))
     if args.picture:
         from eval.picture import draw
 
@@ -132,13 +144,6 @@ def _score(args: argparse.Namespace) -> int:
         from eval.heat_map import draw_table
 
         draw_table(results, paper, args.heat_map)
-    _write(
-        args.output,
-        render(results, _format(args), layout=args.layout, paper=args.paper, decimals=args.decimals),
-    )
-    if args.per_case:
-        rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in results[0].cases)
-        _write(args.per_case, "".join(f"{row}\n" for row in rows))
     return DONE if complete else INCOMPLETE
 
 
@@ -161,15 +166,12 @@ def _scored(args: argparse.Namespace, path: str, pairs: Sequence[Pair], options:
     if args.save_cut_points:
         rater.add_cut_points((*fitted, *rater.pooled(pairs)), Path(args.save_cut_points))
     failures = rater.failures(pairs)
-    ways = [(name, None)]
-    if args.cut_points:
-        ways.append(
-            (f"{name}, cut points of {Path(args.cut_points).stem}", rater.load(Path(args.cut_points)))
-        )
-    for system, cut_points in ways:
+    others = [rater.load(Path(args.cut_points))] if args.cut_points else []
+    for cut_points in (None, *others):
         apart = rater.by_setting(pairs, cut_points)
-        result = score_pairs(apart, options, system=system, inputs=inputs)
-        yield replace(result, warnings=(*failures, *rater.cuts_used(apart), *result.warnings))
+        system = name if cut_points is None else rater.named_after_cuts(name, apart)
+        result = rater.with_cuts_noted(score_pairs(apart, options, system=system, inputs=inputs), apart)
+        yield replace(result, warnings=(*failures, *result.warnings))
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -241,6 +243,11 @@ def _check_targets(args: argparse.Namespace, inputs: Sequence[str]) -> None:
             continue
         if Path(target).is_dir():
             raise PairError(f"--{flag.replace('_', '-')} {target} is a folder; name a file")
+        ending = Path(target).suffix.lower()
+        if flag in ("picture", "confusion", "heat_map") and ending not in ("", *PICTURES):
+            raise PairError(
+                f"--{flag.replace('_', '-')} {target}: a picture ends in {', '.join(PICTURES)}, or in nothing"
+            )
         if Path(target).exists() and any(path.exists() and path.samefile(target) for path in read):
             raise PairError(
                 f"--{flag.replace('_', '-')} {target} is an input and would be lost; choose another"

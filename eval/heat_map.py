@@ -1,6 +1,7 @@
 """A paper's table as a picture: systems down, settings across, every figure on a ground of its height.
 
-Ours stand above the paper's own, which are marked "other images". Figures of one cell ("34.27 / 46.52") are
+Ours stand above the paper's own, which are marked "other images"; settings that the paper lacks come behind
+its own. Figures of one cell ("34.27 / 46.52") are
 rows of their own, so that a strategy can be seen to lift a whole line. The colours are matplotlib's cividis,
 which reads the same to the colour-blind and in grey; the figure stands in every cell.
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.layouts import cell_of, number, printed, told_apart
-from eval.paper_layout import OTHER_IMAGES, our_column, our_name
+from eval.paper_layout import OTHER_IMAGES, our_column, our_name, with_our_groups
 from eval.papers import PaperGroup, PaperMetric, PaperTable
 from eval.picture import DOTS, LETTERS, fonts_for
 from eval.result import Result
@@ -40,11 +41,12 @@ def draw_table(results: Sequence[Result], paper: PaperTable, path: str | Path) -
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    ours = list(_our_lines(told_apart(results), paper))
+    groups = with_our_groups(results, paper)
+    ours = list(_our_lines(told_apart(results), paper, groups))
     if not ours:
         raise ValueError(f"no result has a figure of the table {paper.name}")
-    lines = [*ours, *_published_lines(paper)]
-    size = (NAMES + CELL_WIDTH * len(paper.groups), HEADS + CELL_HEIGHT * len(lines))
+    lines = [*ours, *_published_lines(paper, groups)]
+    size = (NAMES + CELL_WIDTH * len(groups), HEADS + CELL_HEIGHT * len(lines))
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -57,7 +59,7 @@ def draw_table(results: Sequence[Result], paper: PaperTable, path: str | Path) -
                 colour = "black" if value > LIGHT else "white"
                 at = {"ha": "center", "va": "center", "fontsize": LETTERS - 2}
                 axis.text(column, row, printed(value, 1), color=colour, **at)
-    heads = [group.name.replace(" · ", "\n") for group in paper.groups]
+    heads = [group.name.replace(" · ", "\n") for group in groups]
     axis.set_xticks(range(len(heads)), labels=heads, rotation=90, fontsize=LETTERS - 1)
     axis.set_yticks(
         range(len(lines)), labels=[line.name for line in lines], fontfamily=fonts, fontsize=LETTERS - 1
@@ -74,10 +76,10 @@ def draw_table(results: Sequence[Result], paper: PaperTable, path: str | Path) -
         figure.savefig(path, format=Path(path).suffix[1:].lower() or "png", dpi=DOTS)
 
 
-def _our_lines(results: Sequence[Result], paper: PaperTable) -> Iterator[_Line]:
+def _our_lines(results: Sequence[Result], paper: PaperTable, groups: Sequence[PaperGroup]) -> Iterator[_Line]:
     for result in results:
         for metric in paper.metrics:
-            figures = tuple(_ours(result, group, metric) for group in paper.groups)
+            figures = tuple(_ours(result, group, metric) for group in groups)
             if any(value is not None for value in figures):
                 yield _Line(f"{result.system} · {metric.name}", figures)
 
@@ -90,9 +92,9 @@ def _ours(result: Result, group: PaperGroup, metric: PaperMetric) -> float | Non
     return number(cell.value) if cell else None
 
 
-def _published_lines(paper: PaperTable) -> Iterator[_Line]:
+def _published_lines(paper: PaperTable, groups: Sequence[PaperGroup]) -> Iterator[_Line]:
     for system in paper.systems:
         for metric in paper.metrics:
-            figures = tuple(paper.figures.get((group.name, metric.name, system)) for group in paper.groups)
+            figures = tuple(paper.figures.get((group.name, metric.name, system)) for group in groups)
             if any(value is not None for value in figures):
                 yield _Line(f"{system}, {OTHER_IMAGES} · {metric.name}", figures)

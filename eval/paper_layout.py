@@ -64,6 +64,16 @@ def paper_sheet(results: Sequence[Result], paper: PaperTable, decimals: int) -> 
     )
 
 
+def with_our_groups(results: Sequence[Result], paper: PaperTable) -> list[PaperGroup]:
+    """The paper's groups, with those of ours that it lacks before its averages."""
+    sections, groups = in_order(metric.section for metric in paper.metrics), list(paper.groups)
+    ours = in_order(name for section in sections for name in group_names(results, section))
+    taken = {our_name(results, section, group) for section in sections for group in groups}
+    strangers = [PaperGroup(name) for name in ours if name not in taken and name not in AVERAGES]
+    last = next((i for i, group in enumerate(groups) if set(group.ours) & set(AVERAGES)), len(groups))
+    return [*groups[:last], *strangers, *groups[last:]]
+
+
 def our_name(results: Sequence[Result], section: str, group: PaperGroup) -> str | None:
     """What we call this group of a paper: of several names the first that is there."""
     return next((name for name in group_names(results, section) if group.is_called(name)), None)
@@ -106,14 +116,8 @@ class _View:
     def _groups(self) -> list[PaperGroup]:
         """The paper's groups, with those of ours that it lacks before its averages."""
         paper = self._paper
-        groups = list(paper.groups)
-        if "group" not in (*paper.rows, paper.columns):
-            return groups
-        ours = in_order(name for section in self.sections for name in group_names(self._results, section))
-        taken = {our_name(self._results, section, group) for section in self.sections for group in groups}
-        strangers = [PaperGroup(name) for name in ours if name not in taken and name not in AVERAGES]
-        last = next((i for i, group in enumerate(groups) if set(group.ours) & set(AVERAGES)), len(groups))
-        return [*groups[:last], *strangers, *groups[last:]]
+        grouped = "group" in (*paper.rows, paper.columns)
+        return with_our_groups(self._results, paper) if grouped else list(paper.groups)
 
     def column(self, metric: PaperMetric) -> Column | None:
         return our_column(self._results, metric)
@@ -126,7 +130,11 @@ class _View:
         shown = [self._figure(group, metric, system) for metric in self._paper.metrics_of(group)]
         while len(shown) > 1 and shown[-1].text == NOTHING:
             shown.pop()
-        return shown[0] if len(shown) == 1 else Entry(" / ".join(figure.text for figure in shown))
+        if len(shown) == 1:
+            return shown[0]
+        details = [figure.detail or NOTHING for figure in shown]
+        between = " / ".join(details) if any(figure.detail for figure in shown) else ""
+        return Entry(" / ".join(figure.text for figure in shown), between)
 
     def _figure(self, group: PaperGroup, metric: PaperMetric, system: Result | str) -> Entry:
         if isinstance(system, Result):

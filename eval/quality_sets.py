@@ -5,7 +5,8 @@ a CSV with `image,label[,view][,score]` beside or above its images, or a folder 
 was at hand, so both shapes are descriptions of ours. Labels may be written as below.
 
 Nothing is dropped in silence: a row whose image is missing stays a case, which then fails by name; files that
-are no images by their ending, and images that no row names, are warned about.
+are no images by their ending, and images that no row names or that lie in no level's folder, are warned
+about.
 
 Knows nothing of predictions and opens no image.
 """
@@ -18,7 +19,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 
 LEVELS = ("low", "medium", "high")  # rising
 LABELS = {
-    "low": ("low", "low quality", "poor", "bad", "低", "低质量"),
-    "medium": ("medium", "medium quality", "mid", "moderate", "中", "中等", "中等质量"),
-    "high": ("high", "high quality", "good", "高", "高质量"),
+    "low": ("low", "low quality", "poor", "bad", "低", "低质量", "差"),
+    "medium": ("medium", "medium quality", "mid", "moderate", "fair", "中", "中等", "中等质量", "良"),
+    "high": ("high", "high quality", "good", "高", "高质量", "优"),
 }
 ORGANS = {  # what a view, or else the set's name, says of the organ
     "vessel": ("ivus", "intravascular", "血管内"),
-    "heart": ("cardiac", "a4c", "apical", "heart", "心尖", "心脏"),
+    "heart": ("cardiac", "chamber", "a4c", "heart", "心尖", "心腔", "心脏"),
 }
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".dcm", ".dicom", ""}
 IMAGE, LABEL, VIEW, SCORE = "image", "label", "view", "score"
@@ -61,31 +62,41 @@ def read_quality_set(path: Path, images: str | Path | None = None) -> list[Case]
 
 
 def comparisons(cases: Sequence[Case], count: int, seed: int = 0) -> list[Case]:
-    """`count` cases of task "compare", each of two images one level apart, shuffled, and of one set, view and
-    language; half of them between high and medium. The same seed makes the same pairs.
+    """`count` different cases of task "compare", each of two images one level apart, shuffled, and of one
+    set, view and language; half of them between high and medium. No image comes again before all of its set
+    and level came, so that the cases are as independent as they can be. The same seed makes the same pairs.
 
-    PairError where no set has images of two neighbouring levels.
+    PairError where no set has images of two neighbouring levels; a warning where there are fewer such pairs
+    than `count`.
     """
     rng = np.random.default_rng(seed)
-    pools: dict[tuple, dict[str, list[Case]]] = defaultdict(lambda: defaultdict(list))
+    decks: dict[tuple, dict[str, _Deck]] = defaultdict(dict)
     for case in cases:
         if case.level is not None and len(case.images) == 1:
             alike = (case.extra.get("dataset"), case.extra.get("view"), case.organ, case.language)
-            pools[alike][case.level].append(case)
-    steps = {
-        step: [pool for pool in pools.values() if all(level in pool for level in step)]
-        for step in (("high", "medium"), ("medium", "low"))
-    }
-    possible = [step for step, found in steps.items() if found]
-    if count and not possible:
+            decks[alike].setdefault(case.level, _Deck(rng)).cases.append(case)
+    steps = [
+        [(deck[one], deck[other]) for deck in decks.values() if one in deck and other in deck]
+        for one, other in (("high", "medium"), ("medium", "low"))
+    ]
+    left = [sum(len(one.cases) * len(other.cases) for one, other in step) for step in steps]
+    if count and not any(left):
         raise PairError("no set of these cases has images of two neighbouring levels to be compared")
-    made = []
-    for number in range(count):
-        step = possible[number % len(possible)]
-        pool = steps[step][int(rng.integers(len(steps[step])))]
-        pair = [pool[level][int(rng.integers(len(pool[level])))] for level in step]
-        made.append(_comparison(number, [pair[int(i)] for i in rng.permutation(2)]))
-    return made
+    if sum(left) < count:
+        warnings.warn(
+            f"{sum(left)} pairs of images are one level apart, not {count}: each comes once", stacklevel=2
+        )
+    drawn: dict[tuple[str, ...], list[Case]] = {}
+    while len(drawn) < count and any(left):
+        possible = [number for number, pairs in enumerate(left) if pairs]
+        number = possible[len(drawn) % len(possible)]
+        step = steps[number]
+        pair = [deck.draw() for deck in step[int(rng.integers(len(step)))]]
+        names = tuple(case.id for case in pair)
+        if names not in drawn:
+            drawn[names] = [pair[int(i)] for i in rng.permutation(2)]
+            left[number] -= 1
+    return [_comparison(number, pair) for number, pair in enumerate(drawn.values())]
 
 
 def organ_of(*words: str | None) -> str | None:
@@ -95,6 +106,19 @@ def organ_of(*words: str | None) -> str | None:
             if any(sign in word.lower() for sign in signs):
                 return organ
     return None
+
+
+class _Deck:
+    """Cases of one set and level, drawn without putting back; shuffled anew once all were drawn."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.cases: list[Case] = []
+        self._rng, self._left = rng, []
+
+    def draw(self) -> Case:
+        if not self._left:
+            self._left = [self.cases[int(i)] for i in self._rng.permutation(len(self.cases))]
+        return self._left.pop()
 
 
 def _comparison(number: int, pair: Sequence[Case]) -> Case:
@@ -125,41 +149,56 @@ def _table_in(folder: Path) -> Path | None:
 
 def _header(path: Path) -> list[str]:
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return next(csv.reader(file), [])
+        return _plain(next(csv.reader(file, _dialect(file)), []))
+
+
+def _dialect(file: TextIO) -> type[csv.Dialect]:
+    """Commas, or the semicolons or tabs that a spreadsheet may write in their place, by the first line."""
+    first = file.readline()
+    file.seek(0)
+    best = max(",;\t", key=first.count)
+    return type("Dialect", (csv.excel,), {"delimiter": best})
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    """ " Label" and "label" are one column."""
+    return [name.strip().lower() for name in names]
 
 
 def _of_table(table: Path, folder: Path) -> list[Case]:
     check_text(table)
     dataset = table.absolute().parent.name
-    cases = list(_rows(table, folder.absolute(), dataset))
+    try:
+        cases = list(_rows(table, folder.absolute(), dataset))
+    except UnicodeDecodeError:
+        raise PairError(
+            f"{table.name} is not UTF-8 text. Write it anew as UTF-8 (in Excel: CSV UTF-8)."
+        ) from None
     if not cases:
         raise PairError(f"{table.name} names no images")
-    named = {case.images[0] for case in cases}
-    left = [path.name for path in _images_under(folder.absolute()) if path not in named]
-    if left:
-        warnings.warn(
-            f"{len(left)} images stand in no row of {table.name} and are not asked: {some(left)}",
-            stacklevel=2,
-        )
+    _warn_of_left(folder, cases, f"stand in no row of {table.name}")
     return cases
 
 
 def _rows(table: Path, folder: Path, dataset: str) -> Iterator[Case]:
-    seen: dict[str, int] = {}
+    seen: dict[Path, int] = {}
     with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        for values in reader:
-            number = reader.line_num
-            name = (values.get(IMAGE) or "").strip()
+        rows = csv.reader(file, _dialect(file))
+        names = _plain(next(rows))
+        for cells in filter(None, rows):
+            number = rows.line_num
+            values = dict(zip(names, cells, strict=False))
+            name = values.get(IMAGE, "").strip()
+            image = Path(os.path.normpath(folder / name))
             try:
                 if not name:
                     raise PairError("the row names no image")
-                if name in seen:
-                    raise PairError(f"image {name!r} was already named in line {seen[name]}")
-                yield _case(name, Path(os.path.normpath(folder / name)), dataset, values)
+                if image in seen:
+                    raise PairError(f"image {name!r} was already named in line {seen[image]}")
+                yield _case(name, image, dataset, values)
             except PairError as error:
                 raise PairError(f"{table.name} line {number}: {error}") from None
-            seen[name] = number
+            seen[image] = number
 
 
 def _case(name: str, image: Path, dataset: str, values: Mapping[str, Any]) -> Case:
@@ -167,7 +206,7 @@ def _case(name: str, image: Path, dataset: str, values: Mapping[str, Any]) -> Ca
 
     view = (values.get(VIEW) or "").strip() or None
     extra = {"dataset": dataset} | ({"view": view} if view else {})
-    used = (IMAGE, LABEL, VIEW, SCORE, None)  # None: cells beyond the header
+    used = (IMAGE, LABEL, VIEW, SCORE)
     extra |= {key: value for key, value in values.items() if key not in used and value}
     return Case(
         id=name,
@@ -221,7 +260,16 @@ def _of_folders(folder: Path) -> list[Case]:
     ]
     if not cases:
         raise PairError(f"the folders of levels in {dataset} hold no images")
+    _warn_of_left(folder, cases, "lie in no folder that is called like a level")
     return cases
+
+
+def _warn_of_left(folder: Path, cases: Sequence[Case], why: str) -> None:
+    named = {case.images[0] for case in cases}
+    whole = folder.absolute()
+    left = [path.relative_to(whole).as_posix() for path in _images_under(whole) if path not in named]
+    if left:
+        warnings.warn(f"{len(left)} images {why} and are not asked: {some(left)}", stacklevel=3)
 
 
 def _images_under(folder: Path, *, warn: bool = False) -> list[Path]:

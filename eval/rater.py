@@ -13,16 +13,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from assistants.qbench.clustering import CutPoints, fit, load, place, save
+from assistants.qbench.clustering import TOGETHER, CutPoints, fit, load, place, save
 from eval.pairs import Pair, PairError
+from eval.result import Result
 
 SETTING, IMAGE = "setting", "image"
-SIMULATED = {"ivus": "simulated IVUS", "apical_four_chamber": "simulated A4C"}  # views of the simulator
+SIMULATED = {"ivus": "simulated IVUS", "apical_four_chamber": "simulated A4C"} | {
+    organ: f"simulated {organ}" for organ in ("thyroid", "breast", "liver", "kidney", "gynaecology")
+}  # views of the simulator
 COMPARATIVE = "comparative"
-TOGETHER = " + "  # between the names of sets whose scores were clustered together
 _TEXTS = ("answer", "reference", "score", "answer_type", "options")  # truths of other tables
 
 
@@ -87,18 +90,34 @@ def _organs(pairs: Sequence[Pair]) -> dict[str, str | None]:
     return {dataset: organs.pop() if len(organs) == 1 else None for dataset, organs in found.items()}
 
 
-def cuts_used(apart: Sequence[Pair]) -> tuple[str, ...]:
-    """A sentence that says whose cuts placed the scores of each set; none where no score was placed."""
+def named_after_cuts(system: str, apart: Sequence[Pair]) -> str:
+    """The system's name with the populations whose cuts placed its scores."""
+    used = dict.fromkeys(pair.values["cuts_of"] for pair in apart if pair.values.get("cuts_of"))
+    return f"{system}, cuts of {', '.join(used)}" if used else system
+
+
+def with_cuts_noted(result: Result, apart: Sequence[Pair]) -> Result:
+    """The result with a note under its levels that says whose cuts placed the scores of each set."""
     used = dict.fromkeys((pair.values["dataset"], pair.values.get("cuts_of")) for pair in apart)
     named = [f"{dataset} by cuts of {cuts}" for dataset, cuts in used if cuts]
-    return (f"Clusters: {', '.join(named)}.",) if named else ()
+    note = (f"Clusters: {', '.join(named)}.",) if named else ()
+    sections = [
+        replace(section, notes=(*note, *section.notes)) if section.name == "levels" else section
+        for section in result.sections
+    ]
+    return replace(result, sections=tuple(sections))
 
 
 def add_cut_points(found: Sequence[CutPoints], path: Path) -> None:
     """Write cut points beside those of other sets that `path` holds, and in place of those of the same
-    scores."""
-    ours = {each.scores for each in found}
-    save([*(each for each in load(path) if each.scores not in ours), *found], path)
+    scores, or of a set of the same name asked the same."""
+    scores, sets = {each.scores for each in found}, {_set_of(each) for each in found}
+    kept = [each for each in load(path) if each.scores not in scores and _set_of(each) not in sets]
+    save([*kept, *found], path)
+
+
+def _set_of(cuts: CutPoints) -> tuple:
+    return (cuts.population, cuts.organ, cuts.model, cuts.prompt, cuts.wording, cuts.language)
 
 
 def failures(pairs: Sequence[Pair]) -> tuple[str, ...]:
@@ -151,7 +170,10 @@ def _apart(pair: Pair, asked: Mapping[str, Mapping[str, None]]) -> Iterator[Pair
 
 def _levels(answer: Mapping[str, Any]) -> dict[str, Any]:
     """What was found by one prompt, under the keys of `eval.metrics.levels`."""
-    found: dict[str, Any] = {"prediction_score": answer.get("score")}
+    found: dict[str, Any] = {
+        "prediction_score": answer.get("score"),
+        "prediction_wording": answer.get("wording"),
+    }
     if answer.get("text") is not None:
         found["prediction_level"] = answer.get("word")
     if shares := answer.get("probabilities"):

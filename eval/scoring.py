@@ -351,7 +351,8 @@ def _section(
     everyone: np.ndarray,
     pairs: Sequence[Pair],
 ) -> Section:
-    rows = [_group(cells, section, name, members, pairs) for name, members in groups.items()]
+    every = [_group(cells, section, name, members, pairs) for name, members in groups.items()]
+    rows = [row for row in every if row.n]  # the others have nothing that the section speaks of
     if groups:
         rows.append(_macro(cells, section, groups, rows))
     rows.append(_group(cells, section, MICRO, everyone, pairs))
@@ -417,6 +418,11 @@ def _is_empty(pair: Pair) -> bool:
 def _notes(section: Measured, pairs: Sequence[Pair]) -> Iterable[str]:
     if section.name == "levels":
         yield from _level_notes(pairs)
+    if section.name == "prompts":
+        yield (
+            "Resampled prompts differ more than the prompts do: intervals of Spread and Deviation lean "
+            "upwards and may lie above the figure."
+        )
     if section.name == "grades":
         yield _confusion(grades.confusion(pairs), grades.GRADES, (*grades.GRADES, "none"))
     if section.name == "sacrebleu":

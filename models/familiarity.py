@@ -98,9 +98,11 @@ def vision_features(tower: nn.Module, pixel_values: Tensor, image_grid_thw: Tens
     on the CPU."""
     out = tower(pixel_values.type(tower.dtype), grid_thw=image_grid_thw)
     patches = image_grid_thw.prod(-1)
-    tokens = patches // tower.spatial_merge_size**2
-    parts = [
-        torch.stack([pooled(part) for part in torch.split(states, lengths.tolist())])
-        for states, lengths in ((out.last_hidden_state, patches), (out.pooler_output, tokens))
-    ]
-    return torch.cat(parts, dim=1)
+    states = torch.split(out.last_hidden_state, patches.tolist())
+    tokens = torch.split(out.pooler_output, (patches // tower.spatial_merge_size**2).tolist())
+    return torch.stack([appearance(*parts) for parts in zip(states, tokens, strict=True)])
+
+
+def appearance(states: Tensor, tokens: Tensor) -> Tensor:
+    """Mean and spread over one image's patches [P, C] and tokens [T, D]: float32 [2 * (C + D)] on the CPU."""
+    return torch.cat([pooled(states), pooled(tokens)])

@@ -71,6 +71,19 @@ class Ask:
     candidates: tuple[Candidate, ...]
 
 
+@dataclass
+class Look:
+    """A frame as the vision tower reads it (`tensors`) and, once it was read, what came out: the image's
+    tokens (`features` [T, D]) and, of a Qwen2-VL, its patches before they were merged (`states` [P, C])."""
+
+    tensors: Tensors
+    features: Tensor | None = None
+    states: Tensor | None = None
+
+
+Looks = dict[int, Look]  # by the id of a frame; whoever keeps them keeps the frames, and one budget of pixels
+
+
 @dataclass(frozen=True)
 class _Row:
     """One ask with one beginning of its candidates behind it (all but their last token)."""
@@ -145,15 +158,18 @@ class Likelihood:
         share: bool | None = None,
         rows: int = ROWS,
         max_pixels: int | None = None,
+        looks: Looks | None = None,
     ) -> list[list[LogProbabilities]]:
         """Natural logarithms, from a float32 softmax over the whole vocabulary, for each ask's candidates.
 
         `rows` beginnings, and then `rows` ends, go through the model at a time. `share` False reads every
-        prompt whole; True insists on sharing; None shares where the model is found to allow it.
+        prompt whole; True insists on sharing; None shares where the model is found to allow it. What was made
+        of the frames is taken from `looks` and added to it, so that a later call need not look again.
         """
+        looks = {} if looks is None else looks
         if share is None:
-            share = self.sharing if self.sharing is not None else self._try_out(asks[:4], max_pixels)
-        pictures, prepared = self._prepare(asks, max_pixels, features=share)
+            share = self.sharing if self.sharing is not None else self._try_out(asks[:4], max_pixels, looks)
+        pictures, prepared = self._prepare(asks, max_pixels, looks, features=share)
         found: list[list[LogProbabilities | None]] = [[None] * len(ask.candidates) for ask in asks]
         read = self._read_shared if share else self._read_whole
         for row, logits in read(prepared, pictures, rows):
@@ -162,23 +178,33 @@ class Likelihood:
 
     def inputs(self, asks: Sequence[Ask], max_pixels: int | None = None) -> Tensors:
         """What `generate` reads to go on writing behind each prompt: a batch padded on the left."""
-        pictures, rows = self._prepare(asks, max_pixels, features=False)
+        pictures, rows = self._prepare(asks, max_pixels, {}, features=False)
         shown = [pictures[image] for row in rows for image in row.images]
         batch = self._batch([(row, 0, row.asked) for row in rows])
         batch.pop("position_ids")  # `generate` works them out for prompt and answer
         return batch | (_joined(shown) if shown else {})
 
-    def _try_out(self, asks: Sequence[Ask], max_pixels: int | None) -> bool:
+    @torch.inference_mode()
+    def look(self, frames: Sequence[Frame], max_pixels: int | None, looks: Looks) -> list[Look]:
+        """What the vision tower makes of each frame; `ROWS` frames a pass, none that `looks` has already."""
+        self._encode(frames, max_pixels, looks)
+        found = [looks[id(frame)] for frame in frames]
+        new = list({id(look): look for look in found if look.features is None}.values())
+        for start in range(0, len(new), ROWS):
+            self._see(new[start : start + ROWS])
+        return found
+
+    def _try_out(self, asks: Sequence[Ask], max_pixels: int | None, looks: Looks) -> bool:
         """Read a few prompts both ways and remember whether they agree."""
-        self.sharing, self.why = self._verdict(asks, max_pixels)
+        self.sharing, self.why = self._verdict(asks, max_pixels, looks)
         return self.sharing
 
-    def _verdict(self, asks: Sequence[Ask], max_pixels: int | None) -> tuple[bool, str]:
+    def _verdict(self, asks: Sequence[Ask], max_pixels: int | None, looks: Looks) -> tuple[bool, str]:
         if not self._takes_features:
             return False, f"{type(self.model).__name__} takes no images that are encoded already"
         whole = self.of(asks, share=False, max_pixels=max_pixels)
         try:
-            shared = self.of(asks, share=True, max_pixels=max_pixels)
+            shared = self.of(asks, share=True, max_pixels=max_pixels, looks=looks)
         except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
             if isinstance(error, ModelError) or is_out_of_memory(error):
                 raise
@@ -196,13 +222,16 @@ class Likelihood:
     # --- from asks to rows ---------------------------------------------------------------------------------
 
     def _prepare(
-        self, asks: Sequence[Ask], max_pixels: int | None, *, features: bool
+        self, asks: Sequence[Ask], max_pixels: int | None, looks: Looks, *, features: bool
     ) -> tuple[list, list[_Row]]:
         """What the model is to see of every distinct frame (its features, or the tower's input), and rows."""
         frames = list({id(frame): frame for ask in asks for frame in ask.frames}.values())
         index = {id(frame): i for i, frame in enumerate(frames)}
-        tensors = [self._placed(self.encoder.image(frame, max_pixels)) for frame in frames]
-        pictures = self._features(tensors) if features and frames else tensors
+        self._encode(frames, max_pixels, looks)
+        tensors = [looks[id(frame)].tensors for frame in frames]
+        pictures = tensors
+        if features:
+            pictures = [look.features for look in self.look(frames, max_pixels, looks)]
         rows = []
         for number, ask in enumerate(asks):
             images = tuple(index[id(frame)] for frame in ask.frames)
@@ -228,16 +257,22 @@ class Likelihood:
             for name, tensor in tensors.items()
         }
 
-    def _features(self, tensors: Sequence[Tensors]) -> list[Tensor]:
-        """What the vision tower makes of each image, [tokens, width] each; `ROWS` images a pass."""
-        features: list[Tensor] = []
-        for start in range(0, len(tensors), ROWS):
-            group = tensors[start : start + ROWS]
-            out = self.model.get_image_features(**_joined(group), return_dict=True).pooler_output
-            if len(out) != len(group) or any(each.ndim != 2 for each in out):
-                raise ValueError("its vision tower does not give one list of features an image")
-            features += list(out)
-        return features
+    def _encode(self, frames: Sequence[Frame], max_pixels: int | None, looks: Looks) -> None:
+        for frame in frames:
+            if id(frame) not in looks:
+                looks[id(frame)] = Look(self._placed(self.encoder.image(frame, max_pixels)))
+
+    def _see(self, new: Sequence[Look]) -> None:
+        """One pass of the vision tower."""
+        out = self.model.get_image_features(**_joined([look.tensors for look in new]), return_dict=True)
+        features, states = out.pooler_output, out.last_hidden_state
+        if len(features) != len(new) or any(each.ndim != 2 for each in features):
+            raise ValueError("its vision tower does not give one list of features an image")
+        patches = [int(grid.prod()) for look in new for grid in look.tensors.get("image_grid_thw", ())]
+        by_patch = states is not None and states.ndim == 2 and len(states) == sum(patches)
+        parted = states.split(patches) if by_patch else [None] * len(new)
+        for look, mine, own in zip(new, features, parted, strict=True):
+            look.features, look.states = mine, own
 
     def _row(
         self,

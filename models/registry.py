@@ -62,13 +62,12 @@ def title_of(
     *,
     demo: bool,
     quantize: str | None = None,
-    label: str | None = None,
 ) -> str:
     """What a page's badge calls a system on these weights: "EchoVLM · EchoVLM v1 · 4bit".
 
-    In the middle stands `label` where one is given, "demo weights" for a demo, else the registry's title of
-    a known id (whatever its @revision) or the last part of the path or id.
+    In the middle stands "demo weights" for a demo, else the registry's title of a known id (whatever its
+    @revision) or the last part of the path or id.
     """
     known = registry().weights.get(str(weights).partition("@")[0])
-    label = label or ("demo weights" if demo else known.title if known else Path(weights).name)
+    label = "demo weights" if demo else known.title if known else Path(weights).name
     return " · ".join(part for part in (system, label, quantize) if part)

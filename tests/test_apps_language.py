@@ -21,7 +21,7 @@ def test_every_text_is_in_both_languages_with_the_same_blanks():
 def test_every_text_is_used_and_every_used_text_is_there():
     source = "".join(path.read_text("utf-8") for path in (ROOT / "apps").glob("*.py"))
     source += (ROOT / "apps/examples/examples.yaml").read_text("utf-8")
-    families = r"^(organ|task|tab|plane_flag|prompt|indicator|level|column)_\w+$"
+    families = r"^(organ|task|tab|plane_flag|prompt|indicator|level|column|asked|meaning)_\w+$"
     for key in language._texts():
         used = {f'"{key}"', f"'{key}'", f": {key}"}
         used |= {re.sub(families, r"\1_{", key)} - {key}  # f"organ_{name}"

@@ -9,6 +9,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from assistants.base import Settings, Turn, demo_weights, open_assistant
+from assistants.qbench import prompts
+from assistants.qbench.clustering import choose
 from benchmarks.demo_echovlm import ask, judge
 from benchmarks.familiarity import distances, photographs, real, simulated
 from imaging.case import read_cases
@@ -16,6 +18,7 @@ from imaging.files import load_frames
 from imaging.frame import Frame
 from models.checkpoint import certify
 from models.familiarity import Familiarity
+from simulator import quality
 from simulator.cases import Order
 from simulator.group import make
 
@@ -153,3 +156,62 @@ def test_llava_ultra_knows_simulated_images_from_photographs(ultra):
     near = distances(ultra, familiarity, simulated(40, 32))
     assert (near <= familiarity.threshold).float().mean() >= 0.95
     assert (distances(ultra, familiarity, photographs()) > familiarity.threshold).all()
+
+
+# --- Ultrasound-QBench ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rater():
+    return open_assistant("qbench", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def of_known_quality():
+    """(row, frame) of IVUS and four-chamber images of a seed that training never saw, a third a level."""
+    groups = [quality.make(Order(seed=34, tasks=("quality",)), number) for number in range(60)]
+    return [
+        (row, Frame(group.pictures[row["pictures"][0]].pixels, None, group.name))
+        for group in groups
+        for row in group.rows
+    ]
+
+
+def test_the_rater_tells_the_levels_in_both_languages(rater, of_known_quality):
+    for language in prompts.LANGUAGES:
+        turns = [Turn("", (frame,), "quality", row["organ"], language) for row, frame in of_known_quality]
+        replies = rater.answer(turns)
+        hits = [
+            reply.level == row["level"] for reply, (row, _) in zip(replies, of_known_quality, strict=True)
+        ]
+        assert {reply.level_by for reply in replies} == {"clusters"}
+        assert sum(hits) >= 42  # of 60; the card says more of its many, chance 20
+
+
+@pytest.mark.parametrize("language", prompts.LANGUAGES)
+@pytest.mark.parametrize("organ", [None, *prompts.organs()])
+def test_the_rater_has_cuts_for_every_prompt_language_and_organ(rater, organ, language):
+    probes = [prompts.qualitative(name, language, organ) for name in prompts.QUALITATIVE]
+    probes += [probe for probe in prompts.quantitative(language) if probe.name.endswith(":overall")]
+    for probe in probes:
+        source = {"model": rater.model, "wording": probe.fingerprint, "language": language}
+        cuts = choose(rater.cut_points, organ, prompt=probe.name.partition(":")[0], **source)
+        assert cuts is not None and cuts.organ == organ and cuts.n >= 100
+
+
+def test_the_rater_says_which_of_two_is_better(rater):
+    turns, best = [], []
+    for number in range(30):
+        group = quality.make(Order(seed=35, tasks=("compare",)), number)
+        frames = tuple(Frame(picture.pixels, None, f"{i}") for i, picture in enumerate(group.pictures))
+        turns.append(Turn("", frames, "compare", None, "en"))
+        best.append(group.rows[0]["best_first"][0])
+    hits = [reply.best == image for reply, image in zip(rater.answer(turns), best, strict=True)]
+    assert sum(hits) >= 25  # of 30 with neighbours a point or more apart; chance 12
+
+
+def test_the_rater_knows_simulated_images_from_photographs(rater):
+    familiarity = Familiarity.load(rater.folders[0])
+    near = distances(rater, familiarity, simulated(60, 32, "qbench"))
+    assert (near <= familiarity.threshold).float().mean() >= 0.93
+    assert (distances(rater, familiarity, photographs()) > familiarity.threshold).all()

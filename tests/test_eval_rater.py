@@ -24,14 +24,14 @@ FAILED = {"id": "x", "prediction": None, "error": "x", "level": "low", "dataset"
 def answer(score, word="high", text="high"):
     """One prompt's answer whose likeliest level is always high, however low the score: the paper's bias."""
     return {"level": "high", "probabilities": {"low": 0.2, "medium": 0.3, "high": 0.5}, "score": score,
-            "open_mass": 0.9, "text": text, "word": word}  # fmt: skip
+            "open_mass": 0.9, "wording": "w", "text": text, "word": word}  # fmt: skip
 
 
 def row(number, level, points, dataset="IVUSQA", **more):
     by_prompt = {"basic": answer(points), "contextual": answer(10 - points)}
     return {"id": f"{dataset}-{number}", "prediction": "…", "level": level, "dataset": dataset,
             "language": "en", "task": "quality", "prediction_by_prompt": by_prompt,
-            "prediction_model": "m", "prediction_wording": "w", **more}  # fmt: skip
+            "prediction_model": "m", **more}  # fmt: skip
 
 
 def rows(dataset="IVUSQA", each=12, shift=0.0):
@@ -90,6 +90,14 @@ def test_cuts_of_another_set_place_the_scores_and_are_named(tmp_path):
     assert len(load(path)) == 4  # two sets by two prompts, each once
     again = by_setting(pairs(rows()), load(path)[::-1])  # its own come first now
     assert {pair.values["cuts_of"] for pair in again} == {"CardiacUltraQA"}  # never the set's own
+
+
+def test_a_set_that_is_rated_again_leaves_no_older_cuts(tmp_path):
+    path = tmp_path / "cuts.json"
+    for shift in (0.0, 1e-7, 0.5):  # rated again, another batch rounds otherwise
+        add_cut_points(tuple(fitted(pairs(rows(shift=shift))).values()), path)
+    assert len(load(path)) == 2  # one a prompt
+    assert {each.prompt: round(min(each.centroids), 1) for each in load(path)}["basic"] == 6.6
 
 
 def test_sets_together_have_cuts_of_their_own_which_place_none_of_them(tmp_path):
@@ -293,11 +301,48 @@ def test_a_folder_for_each_level(tmp_path):
     assert {case.organ for case in cases} == {"heart"}
 
 
-def test_comparisons_are_one_level_apart_and_both_orders_occur(labelled):
-    cases = read_test_set(labelled)
+@pytest.mark.parametrize("first", ["Image, Label", "image;label", "image\tlabel"])
+def test_a_table_of_a_spreadsheet_is_read(tmp_path, first):
+    between = "\t" if "\t" in first else ";" if ";" in first else ", "
+    lines = [first, f"0.png{between}优", f"1.png{between}low"]
+    (tmp_path / "labels.csv").write_text("\n".join(lines), "utf-8")
+    assert [(case.id, case.level) for case in read_test_set(tmp_path)] == [
+        ("0.png", "high"),
+        ("1.png", "low"),
+    ]
+
+
+def test_a_table_in_another_encoding_says_what_to_do(tmp_path):
+    (tmp_path / "labels.csv").write_bytes("image,label\n0.png,高质量\n".encode("gbk"))
+    with pytest.raises(PairError, match="CSV UTF-8"):
+        read_test_set(tmp_path)
+
+
+def test_one_image_by_two_names_is_one_image(labelled):
+    with (labelled / "labels.csv").open("a") as file:
+        file.write("\n./0.png,low,,")
+    with pytest.raises(PairError, match=r"line 7.*\./0\.png.*line 2"):
+        read_test_set(labelled)
+
+
+def test_images_in_no_folder_of_a_level_are_warned_about(tmp_path):
+    for name in ("high/0.png", "low/0.png", "Splendid/0.png", "stray.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"2 images lie in no folder.*Splendid/0\.png.*stray\.png"):
+        assert len(read_quality_set(tmp_path)) == 2
+
+
+def levelled(each):
+    lines = ["image,label", *(f"{level}{n}.png,{level}" for level in LEVELS for n in range(each))]
+    return "\n".join(lines)
+
+
+def test_comparisons_are_one_level_apart_and_both_orders_occur(tmp_path):
+    (tmp_path / "labels.csv").write_text(levelled(20))
+    cases = read_test_set(tmp_path)
     made = comparisons(cases, 40)
     assert made == comparisons(cases, 40) != comparisons(cases, 40, seed=1)
-    assert len({case.id for case in made}) == 40
     known = {case.images[0]: case.level for case in cases}
     for case in made:
         assert [known[image] for image in case.images] == case.extra["levels"]
@@ -306,8 +351,17 @@ def test_comparisons_are_one_level_apart_and_both_orders_occur(labelled):
         assert ranks_of[case.extra["best_first"][0]] == max(ranks_of)
     assert {case.extra["best_first"][0] for case in made} == {0, 1}
     assert sum("low" in case.extra["levels"] for case in made) == 20
+    shown = [image for case in made for image in case.images]
+    assert all(shown.count(image) == (2 if level == "medium" else 1) for image, level in known.items())
     with pytest.raises(PairError, match="neighbouring"):
         comparisons([case for case in cases if case.level == "high"], 1)
+
+
+def test_no_pair_is_compared_twice(tmp_path):
+    (tmp_path / "labels.csv").write_text(levelled(2))
+    with pytest.warns(UserWarning, match="8 pairs of images are one level apart, not 50"):
+        made = comparisons(read_test_set(tmp_path), 50)
+    assert len({frozenset(case.images) for case in made}) == len(made) == 8
 
 
 # ---- the command
@@ -338,13 +392,39 @@ def test_the_command_prints_both_ways_beside_the_paper_and_draws(tmp_path, capsy
     assert code == 0 and picture.read_bytes().startswith(b"\x89PNG")
     ours = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| IVUSQA")]
     assert [cell.strip() for cell in ours[0]] == ["IVUSQA", "33.33 / 100.00"]
-    assert ours[1][0].strip() == "IVUSQA, cut points of cuts" and ours[1][1].strip() != "33.33 / 100.00"
+    assert ours[1][0].strip() == "IVUSQA, cuts of CardiacUltraQA" and ours[1][1].strip() != "33.33 / 100.00"
     assert "mPLUG-Owl3, other images" in text and "CardiacUltraQA" in text
+
+
+def test_sets_that_the_paper_lacks_are_in_its_table_and_in_its_picture(tmp_path, capsys):
+    path = tmp_path / "hearts.jsonl"
+    path.write_text("\n".join(json.dumps(values) for values in rows("my hearts")))
+    table = ["score", str(path), "--paper", "qbench-1", "--heat-map", str(tmp_path / "h.png")]
+    assert main([*table, "--bootstrap", "50"]) == 0
+    text = capsys.readouterr().out
+    assert "my hearts basic" in text and "33.33 / 100.00 [" in text  # with both intervals
+    with_it = (tmp_path / "h.png").read_bytes()
+    path.write_text("\n".join(json.dumps(values) for values in rows("IVUSQA")))
+    assert main([*table, "--bootstrap", "0"]) == 0
+    assert (tmp_path / "h.png").read_bytes() != with_it
+
+
+def test_whose_cuts_placed_the_scores_is_a_note_and_no_warning(tmp_path, capsys):
+    path = tmp_path / "IVUSQA.jsonl"
+    path.write_text("\n".join(json.dumps(values) for values in rows()))
+    assert main(["score", str(path), "--bootstrap", "0", "--sections", "levels"]) == 0
+    printed = capsys.readouterr()
+    assert "Clusters: IVUSQA by cuts of IVUSQA." in printed.out and "Clusters" not in printed.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["--heat-map", "x.png"], "--paper qbench-1"), (["--save-cut-points", "c.json"], "no ratings")],
+    [
+        (["--heat-map", "x.png"], "--paper qbench-1"),
+        (["--paper", "qbench-1", "--heat-map", "x.xyz"], "--heat-map x.xyz: a picture ends in"),
+        (["--save-cut-points", "c.json"], "no ratings"),
+        (["--cut-points", "gone.json"], "gone.json: there is no such file"),
+    ],
 )
 def test_what_the_command_refuses(tmp_path, monkeypatch, capsys, arguments, says):
     monkeypatch.chdir(tmp_path)

@@ -179,7 +179,7 @@ def test_out_of_memory_is_no_reason_to_read_whole(tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(model, "_features", full)
+    monkeypatch.setattr(model, "_see", full)
     with pytest.raises(torch.OutOfMemoryError):
         model.of(asks())
 

@@ -14,7 +14,6 @@ KNOWN = "chaoyinshe/EchoVLM"
         (KNOWN + "@main", {"quantize": "4bit"}, "EchoVLM · EchoVLM v1 · 4bit"),
         ("somewhere/else/checkpoint-12", {}, "EchoVLM · checkpoint-12"),
         ("weights/demo/echovlm", {"demo": True}, "EchoVLM · demo weights"),
-        (KNOWN, {"label": "not trained to rate"}, "EchoVLM · not trained to rate"),
     ],
 )
 def test_titles_say_system_weights_and_quantisation(weights, options, title):

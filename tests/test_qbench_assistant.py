@@ -15,6 +15,7 @@ from assistants.qbench.clustering import FILE, fit, save
 from assistants.qbench.reading import RemoteReader
 from models.endpoint import Said
 from models.errors import ModelError, OutOfMemory
+from models.familiarity import Familiarity, vision_features
 
 ONE, TWO, THREE = (tiny.frame(seed=seed) for seed in range(3))
 
@@ -111,6 +112,33 @@ def test_a_comparison_does_not_depend_on_the_order(rater):
     assert sum(one.best_probabilities) == pytest.approx(1) and len(one.ratings) == 2
 
 
+def test_the_vision_tower_sees_each_image_once(folder):
+    """Of four prompts, a comparison in both orders, and the notice about strange images."""
+    opened = QBenchAssistant.open(str(folder), device="cpu")
+    likelihood = opened.reader.likelihood
+    turn = Turn("", (ONE, TWO), "compare")
+    last(opened, turn)  # finds out whether beginnings can be shared
+    known = (ONE, TWO, *(tiny.frame(seed=seed) for seed in range(2, 12)))
+    features = vision_features(likelihood.model.model.visual, **pixels(likelihood, known))
+    opened._familiarity = Familiarity.fit(features, features, 1.0)
+    seen = []
+    hook = likelihood.model.model.visual.register_forward_hook(
+        lambda tower, args, kwargs, out: seen.append(len(kwargs["grid_thw"])), with_kwargs=True
+    )
+    try:
+        reply = last(opened, turn)
+        assert sum(seen) == 2 and reply.unfamiliar == ()
+        strange = last(opened, Turn("", (ONE, bright(250)), "quality"))
+        assert sum(seen) == 4 and strange.unfamiliar == (1,)
+    finally:
+        hook.remove()
+
+
+def pixels(likelihood, frames):
+    images = [likelihood.encoder.image(frame, None) for frame in frames]
+    return {name: torch.cat([image[name] for image in images]) for name in ("pixel_values", "image_grid_thw")}
+
+
 def test_three_images_are_ranked_in_words(rater):
     reply = last(rater, Turn("", (ONE, TWO, THREE), "compare", None, "zh"))
     assert sorted(reply.ranking) == [0, 1, 2] and "由好到差" in reply.text.splitlines()[1]
@@ -118,7 +146,8 @@ def test_three_images_are_ranked_in_words(rater):
 
 def test_stored_cuts_place_an_image_and_say_so(folder, rater):
     scores = [last(rater, Turn("", (tiny.frame(seed=i),), "quality")).score for i in range(4)]
-    kept = {"prompt": "basic", "wording": prompts.prompt_fingerprint(), "language": "en"}
+    wording = prompts.qualitative("basic", "en").fingerprint
+    kept = {"prompt": "basic", "wording": wording, "language": "en"}
     cuts = fit([scores[0] + d for d in (-2, -1.9, 0, 0.1, 2)], "five", model=rater.model, **kept)
     save([cuts], folder / FILE)
     try:
@@ -138,10 +167,22 @@ def test_the_quantitative_prompt_has_cuts_under_the_name_that_the_evaluation_giv
     turn = Turn("quantitative", (ONE,), "quality")
     free = last(rater, turn)
     prompt = next(name for name in free.by_prompt if name == free.prompt)
-    kept = {"prompt": prompt, "wording": prompts.prompt_fingerprint(), "language": "en"}
+    kept = {"prompt": prompt, "wording": free.by_prompt[prompt]["wording"], "language": "en"}
     cuts = fit([free.score - 1, free.score, free.score + 1], "three", model=rater.model, **kept)
     reply = last(QBenchAssistant(rater.reader, "t", model=rater.model, cut_points=[cuts]), turn)
     assert (reply.level, reply.cuts_of) == ("medium", "three")
+
+
+def test_cuts_of_one_organs_wording_do_not_place_an_image_of_which_another_was_said(rater):
+    wording = prompts.qualitative("contextual", "en", "vessel").fingerprint
+    kept = {"model": rater.model, "prompt": "contextual", "wording": wording, "language": "en"}
+    cuts = fit([1, 2, 3], "vessels and others", **kept)
+    placed = QBenchAssistant(rater.reader, "t", model=rater.model, cut_points=[cuts])
+    by = {
+        organ: last(placed, Turn("contextual", (ONE,), "quality", organ)).level_by
+        for organ in ("vessel", "heart", None)
+    }
+    assert by == {"vessel": "clusters", "heart": "argmax", None: "argmax"}
 
 
 def test_a_model_without_a_place_for_the_score_says_so_in_both_languages(rater, monkeypatch):
@@ -208,9 +249,8 @@ def test_a_service_opens_by_its_address():
 
 def test_the_demo_says_what_it_is():
     opened = open_assistant("qbench", device="cpu")
-    assert opened.demo and "demo weights" in opened.title
-    own = (opened.folders[0].parent / "qbench").is_dir()
-    assert own or "not trained to rate" in opened.title
+    assert opened.demo and opened.title == "Ultrasound-QBench · demo weights"
+    assert [folder.name for folder in opened.folders] == ["qbench", "qwen2_vl"]
 
 
 @pytest.mark.parametrize(("task", "frames"), [("quality", ()), ("compare", (ONE,))])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from assistants.qbench.clustering import CutPoints, choose, fit, load, place, save
+from assistants.qbench.clustering import CutPoints, brief, choose, fit, load, place, save
 
 SOURCE = {"model": "m", "prompt": "basic", "wording": "w", "language": "zh"}
 
@@ -99,3 +99,7 @@ def test_a_file_of_another_kind_is_named(tmp_path, change):
     path.write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match="cut_points.json does not hold cut points"):
         load(path)
+
+
+def test_many_sets_together_have_a_short_name():
+    assert [brief(name) for name in ("A", "A + B", "A + B + C")] == ["A", "A + B", "A + … (3)"]

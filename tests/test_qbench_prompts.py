@@ -1,8 +1,5 @@
 """Three tasks, five prompts, two languages; the wording is data."""
 
-import hashlib
-from pathlib import Path
-
 import pytest
 
 from assistants.qbench import prompts
@@ -88,6 +85,15 @@ def test_unknown_names_are_refused(wrong):
         wrong()
 
 
-def test_the_fingerprint_is_of_every_byte_of_the_wording():
-    data = Path(prompts.__file__).with_suffix(".yaml").read_bytes()
-    assert prompts.prompt_fingerprint() == hashlib.sha256(data).hexdigest()[:12]
+def test_the_fingerprint_changes_with_all_that_is_asked_and_answered(monkeypatch):
+    probes = [prompts.qualitative(name, language, organ) for name in prompts.QUALITATIVE[1:]
+              for language in prompts.LANGUAGES for organ in (None, "vessel")]  # fmt: skip
+    probes += [prompts.own_question("Good?", "en"), prompts.own_question("Bad?", "en")]
+    probes += [*prompts.quantitative("en"), prompts.comparative(2, "en"), prompts.comparative(3, "en")]
+    found = [probe.fingerprint for probe in probes]
+    assert len(set(found)) == len(probes) and found == [probe.fingerprint for probe in probes]
+    basic = prompts.qualitative("basic", "en")
+    assert basic.fingerprint == prompts.qualitative("basic", "en", "vessel").fingerprint  # the same words
+    before = basic.fingerprint
+    monkeypatch.setattr(prompts, "weights", lambda: {"high": 9.0, "medium": 5.0, "low": 0.0})
+    assert basic.fingerprint != before

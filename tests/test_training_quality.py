@@ -32,7 +32,14 @@ from training import run as running
 from training.__main__ import main
 from training.demo_texts import demo_texts
 from training.even_tower import see
-from training.quality_answers import LEAST_GAP, QualityAnswers, QualityWarmup, rated_images, shares_of
+from training.quality_answers import (
+    LEAST_GAP,
+    QualityAnswers,
+    QualityWarmup,
+    rated_images,
+    shares_of,
+    taught_words,
+)
 from training.recipe import RecipeError, read_recipe
 from training.stages import LORA, LORA_OF_VISION, freeze, with_lora
 from training.tokenizer import train_tokenizer
@@ -309,6 +316,16 @@ def test_images_of_several_sizes_are_seen_alike(parts):
         alone = encoder.encode_images([frame])
         (own,) = see(model.model.visual, alone["pixel_values"], alone["image_grid_thw"])
         assert torch.allclose(tokens, own, atol=1e-4)
+
+
+def test_the_words_that_are_taught_are_those_of_every_sample(parts, cases, stage):
+    encoder, _ = parts
+    words = set(taught_words(encoder, cases))
+    batch = stage.batch(range(len(stage)), np.random.default_rng(3))
+    said = {int(token) for part in ("ratings", "comparisons") for token in batch[part]["goal"][:, 2]}
+    read = {int(t) for part in ("ratings", "comparisons") for t in batch[part]["tokens"].unique()}
+    assert said <= words and read - {encoder.image_token_id, encoder.tokenizer.pad_token_id} <= words
+    assert encoder.image_token_id not in words and len(words) < len(encoder.tokenizer)
 
 
 # --- the recipe, from start to end -------------------------------------------------------------------------

@@ -198,6 +198,29 @@ class Tree:
     scores: tuple[Mapping[str, tuple[tuple[int, int], ...]], ...]
 
 
+def taught_words(encoder: Encoder, cases: Sequence[Case]) -> list[int]:
+    """Ids of the tokens that the rater's questions and answers are made of, in order; an image's placeholder
+    is none.
+
+    A small base never met many of them, such as the English levels: those have one embedding, nearly, and
+    could be neither read nor said apart."""
+    probes = [prompts.comparative(count, language) for language in prompts.LANGUAGES for count in SIZES]
+    for language in prompts.LANGUAGES:
+        probes += prompts.quantitative(language)
+        for organ in (None, *prompts.organs()):
+            probes += [prompts.qualitative(name, language, organ) for name in prompts.QUALITATIVE]
+    own = {question for image in rated_images(cases) for question in image.questions}
+    probes += [prompts.own_question(words, language) for language, words in sorted(own)]
+    reader, grid = SuiteEncoder(encoder), {"image_grid_thw": torch.tensor([[1, 4, 4]])}
+    found = {encoder.tokenizer.eos_token_id}
+    for probe in probes:
+        for choice in prompts.choices(probe):
+            answer = prompts.answer_message(prompts.full_answer(probe, choice))
+            said = reader.tokens((probe.messages()[0], answer), (), [grid] * probe.images)
+            found.update(said["input_ids"])
+    return sorted(found - {encoder.image_token_id})
+
+
 class QualityAnswers:
     """A `training.loop.Stage` over a Qwen2-VL-like model, or one with LoRA. One sample is an image with
     others of its view."""

@@ -422,14 +422,15 @@ def _complaint_about_adapters(recipe: Recipe) -> str | None:
             if not following or following[0].lora != stage.lora or following[0].kind not in OF_ABVLM_Q:
                 kinds = " or ".join(OF_ABVLM_Q)
                 return f"stages[{i}].lora: the next stage, of the kind {kinds}, must go on with the same lora"
+        if stage.lora is not None and stage.lora.words and recipe.abvlm_q is None and not recipe.qbench:
+            return f"stages[{i}].lora.words: only abvlm_q and qbench say which words they are"
     return None
 
 
 def _complaint_about_abvlm_q(recipe: Recipe) -> str | None:
     """What does not go together where AbVLM-Q's answers are taught."""
     if recipe.abvlm_q is None:
-        taught = [i for i, stage in enumerate(recipe.stages) if stage.lora is not None and stage.lora.words]
-        return f"stages[{taught[0]}].lora.words: only abvlm_q says which words they are" if taught else None
+        return None
     for key in recipe.abvlm_q:
         if key not in ABVLM_Q_FIELDS:
             return f"abvlm_q.{key}: unknown key; known are {', '.join(ABVLM_Q_FIELDS)}"

@@ -38,6 +38,7 @@ from models.checkpoint import load_model, model_class_for, read_json, resolve
 from models.encoding import Encoder
 from models.familiarity import FILE as FAMILIARITY
 from models.familiarity import Familiarity, vision_features
+from training import plane_answers, quality_answers
 from training.begun import begin
 from training.contrast import Contrast
 from training.conversation import SeenImages, SeenTower
@@ -45,7 +46,7 @@ from training.demo_texts import demo_texts
 from training.frames import Examinations, SeenFrames, standing_in
 from training.loop import OtherRecipe, Stage, processes, train, write_tensors
 from training.masks import Masks
-from training.plane_answers import PlaneAnswers, taught_words
+from training.plane_answers import PlaneAnswers
 from training.plane_warmup import PlaneWarmup
 from training.quality_answers import QualityAnswers, QualityWarmup
 from training.recipe import Recipe, RecipeError, StageRecipe
@@ -475,8 +476,10 @@ class _Stage:
             raise RecipeError(f"{self.recipe.name}: {self.stage.name}: lora.targets: {error}") from error
 
     def _taught_words(self) -> list[int]:
+        if self.recipe.qbench:
+            return quality_answers.taught_words(self.encoder, self.cases)
         form = self.recipe.abvlm_q["prompt"]
-        return taught_words(self.encoder, self.cases, _protocol(self.recipe), form)
+        return plane_answers.taught_words(self.encoder, self.cases, _protocol(self.recipe), form)
 
     def _talk(self, model: nn.Module, task: Stage) -> bool:
         if self.recipe.gradient_checkpointing:

@@ -17,7 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from assistants.base import DEMO_MARK, Reply, Settings, Turn, demo_weights, require_demo_weights
+import torch
+
+from assistants.base import DEMO_MARK, Reply, Settings, Turn, require_demo_weights
 from assistants.qbench import prompts, rating, sentences
 from assistants.qbench.adapter import fingerprint, open_weights
 from assistants.qbench.clustering import FILE, CutPoints, choose, load
@@ -29,8 +31,8 @@ from models.any_model import Opened
 from models.backbone import number_format
 from models.endpoint import Endpoint, is_endpoint
 from models.errors import ModelError, OutOfMemory
-from models.familiarity import Familiarity
-from models.likelihood import ROWS, Likelihood
+from models.familiarity import Familiarity, appearance
+from models.likelihood import ROWS, Likelihood, Looks
 from models.registry import title_of
 from models.streaming import is_out_of_memory
 
@@ -48,8 +50,8 @@ class QualityReply(Reply):
     `by_prompt`, the four prompts' ratings, each with the `word` that was written where one was. Of several
     images `ratings` holds the same for each, and the fields of one image are empty. Of a comparison also
     `best` (index of the image), `ranking` (best first), `best_probabilities`, and the two opinions they are
-    made of. `model` and `wording` are fingerprints: scores of two do not compare. `cuts_of` names the
-    population whose cuts decided the level.
+    made of. `model` and `wording` (of the leading prompt) are fingerprints: scores of two do not compare.
+    `cuts_of` names the population whose cuts decided the level.
     """
 
     task: str | None = None
@@ -133,13 +135,13 @@ class QBenchAssistant:
             title = f"Ultrasound-QBench · {service.model}"
             place = {"device": "remote", "dtype": f"{service.address}#{service.model}"}
             return cls(RemoteReader(service), title, model=service.model, **place, **chosen)
-        path, label = (weights, None) if weights else _demo()
+        path = str(weights or require_demo_weights(cls.name))
         opened, folders = open_weights(path, device=device, dtype=dtype, quantize=quantize)
         own = folders[0]
         demo = (own / DEMO_MARK).is_file()
         return cls(
             _local(opened),
-            title_of("Ultrasound-QBench", path, demo=demo, quantize=quantize, label=label),
+            title_of("Ultrasound-QBench", path, demo=demo, quantize=quantize),
             demo=demo,
             model=fingerprint(folders),
             device=str(opened.model.device),
@@ -170,12 +172,12 @@ class QBenchAssistant:
         _check(turn)
         probes = self._probes(turn)
         ratings: list[dict[str, Rating]] = []
-        frames = iter(turn.frames)
+        frames, looks = iter(turn.frames), {}
         while group := tuple(islice(frames, ROWS)):
-            ratings += self._rate([(turn, probes, group)], settings)[0]
+            ratings += self._rate([(turn, probes, group)], settings, looks)[0]
             yield self._reply(turn, probes, ratings, None)
-        comparison = self._compare([(turn, probes, ratings)], settings)[0]
-        unfamiliar = self._unfamiliar(turn.frames, settings)
+        comparison = self._compare([(turn, probes, ratings)], settings, looks)[0]
+        unfamiliar = self._unfamiliar(turn.frames, settings, looks)
         reply = self._reply(turn, probes, ratings, comparison)
         yield replace(reply, finished=True, stopped_by="end", unfamiliar=unfamiliar)
 
@@ -183,17 +185,17 @@ class QBenchAssistant:
         """The last reply to each turn, the images of all read together."""
         for turn in turns:
             _check(turn)
-        probes = [self._probes(turn) for turn in turns]
+        probes, looks = [self._probes(turn) for turn in turns], {}
         rated = self._rate(
-            [(turn, mine, turn.frames) for turn, mine in zip(turns, probes, strict=True)], settings
+            [(turn, mine, turn.frames) for turn, mine in zip(turns, probes, strict=True)], settings, looks
         )
         together = list(zip(turns, probes, rated, strict=True))
         replies = []
         for (turn, mine, ratings), comparison in zip(
-            together, self._compare(together, settings), strict=True
+            together, self._compare(together, settings, looks), strict=True
         ):
             reply = self._reply(turn, mine, ratings, comparison)
-            unfamiliar = self._unfamiliar(turn.frames, settings)
+            unfamiliar = self._unfamiliar(turn.frames, settings, looks)
             replies.append(replace(reply, finished=True, stopped_by="end", unfamiliar=unfamiliar))
         return replies
 
@@ -208,11 +210,15 @@ class QBenchAssistant:
         return sorted(probes, key=lambda probe: not probe.name.startswith(lead))
 
     def _rate(
-        self, wanted: Sequence[tuple[Turn, list[Probe], tuple[Frame, ...]]], settings: Settings | None
+        self,
+        wanted: Sequence[tuple[Turn, list[Probe], tuple[Frame, ...]]],
+        settings: Settings | None,
+        looks: Looks,
     ) -> list[list[dict[str, Rating]]]:
-        """Of every turn and image the rating by every probe, by name; all read in one go."""
+        """Of every turn and image the rating by every probe, by name; all read in one go. `looks` keeps what
+        the vision tower made of the images."""
         asked = [(probe, (frame,)) for _, probes, frames in wanted for frame in frames for probe in probes]
-        readings = iter(self._read(asked, settings))
+        readings = iter(self._read(asked, settings, looks))
         return [
             [{probe.name: self._rating(turn, probe, next(readings)) for probe in probes} for _ in frames]
             for turn, probes, frames in wanted
@@ -220,11 +226,14 @@ class QBenchAssistant:
 
     def _rating(self, turn: Turn, probe: Probe, reading: Reading) -> Rating:
         source = {"model": self.model, "prompt": _prompt(probe.name), "language": turn.language}
-        cuts = choose(self.cut_points, turn.organ, wording=prompts.prompt_fingerprint(), **source)
+        cuts = choose(self.cut_points, turn.organ, wording=probe.fingerprint, **source)
         return rating.rate(probe.name, reading, turn.language, cuts)
 
     def _compare(
-        self, wanted: Sequence[tuple[Turn, list[Probe], list[dict[str, Rating]]]], settings: Settings | None
+        self,
+        wanted: Sequence[tuple[Turn, list[Probe], list[dict[str, Rating]]]],
+        settings: Settings | None,
+        looks: Looks,
     ) -> list[Comparison | None]:
         """Of every turn that compares: its images by their ratings and by the direct question."""
         asked: list[Asked] = []
@@ -233,7 +242,7 @@ class QBenchAssistant:
                 probe = prompts.comparative(len(turn.frames), turn.language)
                 orders = rating.orders(len(turn.frames))
                 asked += [(probe, tuple(turn.frames[i] for i in order)) for order in orders]
-        readings = iter(self._read(asked, settings))
+        readings = iter(self._read(asked, settings, looks))
         return [
             self._comparison(turn, [each[_lead(probes)] for each in ratings], readings)
             for turn, probes, ratings in wanted
@@ -250,13 +259,15 @@ class QBenchAssistant:
             question = rating.best_by_question(list(islice(readings, count)), count)
         return rating.compare(ratings, question)
 
-    def _read(self, asked: Sequence[Asked], settings: Settings | None) -> list[Reading]:
+    def _read(self, asked: Sequence[Asked], settings: Settings | None, looks: Looks) -> list[Reading]:
         if not asked:
             return []
-        read = {"softmax": self.reader.read, "raw": self.reader.write, "both": self._read_both}[self.strategy]
-        full = None
+        max_pixels, full = (settings or Settings()).max_pixels, None
         try:
-            return read(asked, (settings or Settings()).max_pixels)
+            if self.strategy == "raw":
+                return self.reader.write(asked, max_pixels)
+            readings = self.reader.read(asked, max_pixels, looks)
+            return self._with_words(asked, readings, max_pixels) if self.strategy == "both" else readings
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -267,28 +278,27 @@ class QBenchAssistant:
             )
         raise full  # out here, where the failed pass and its tensors are already forgotten
 
-    def _read_both(self, asked: Sequence[Asked], max_pixels: int | None) -> list[Reading]:
-        """By probabilities, and with the word that is written beside them where a level is asked for; the
-        single indicators are not written."""
-        readings = self.reader.read(asked, max_pixels)
+    def _with_words(
+        self, asked: Sequence[Asked], readings: Sequence[Reading], max_pixels: int | None
+    ) -> list[Reading]:
+        """Beside the probabilities the word that is written where a level is asked for; the single indicators
+        are not written."""
         spoken = [i for i, (probe, _) in enumerate(asked) if probe.images == 1 and _is_prompt(probe.name)]
         written = self.reader.write([asked[i] for i in spoken], max_pixels)
+        found = list(readings)
         for i, words in zip(spoken, written, strict=True):
-            readings[i] = replace(readings[i], text=words.text)
-        return readings
+            found[i] = replace(found[i], text=words.text)
+        return found
 
-    def _unfamiliar(self, frames: Sequence[Frame], settings: Settings | None) -> tuple[int, ...]:
+    def _unfamiliar(
+        self, frames: Sequence[Frame], settings: Settings | None, looks: Looks
+    ) -> tuple[int, ...]:
         """Which images are unlike all the demo weights were trained on; none for published weights."""
-        if self._familiarity is None or not isinstance(self.reader, LocalReader):
+        if self._familiarity is None or not isinstance(self.reader, LocalReader) or not frames:
             return ()
-        likelihood, strange = self.reader.likelihood, []
-        for index, frame in enumerate(frames):
-            image = likelihood.encoder.image(frame, (settings or Settings()).max_pixels)
-            pixels = image["pixel_values"].to(likelihood.model.device)
-            grid = image["image_grid_thw"].to(likelihood.model.device)
-            if self._familiarity.unfamiliar(likelihood.model, pixels, grid)[0]:
-                strange.append(index)
-        return tuple(strange)
+        seen = self.reader.likelihood.look(frames, (settings or Settings()).max_pixels, looks)
+        far = self._familiarity.far(torch.stack([appearance(look.states, look.features) for look in seen]))
+        return tuple(index for index, strange in enumerate(far) if strange)
 
     def _reply(
         self,
@@ -298,14 +308,15 @@ class QBenchAssistant:
         comparison: Comparison | None,
     ) -> QualityReply:
         lead = _lead(probes)
-        found = [_found(each, lead) for each in ratings]
+        wordings = {probe.name: probe.fingerprint for probe in probes}
+        found = [_found(each, lead, wordings) for each in ratings]
         several = len(turn.frames) > 1
         reply = QualityReply(
             text=sentences.say([each[lead] for each in ratings], found, comparison, turn.language),
             task=turn.task,
             model=self.model,
             prompt=lead.partition(":")[0],
-            wording=prompts.prompt_fingerprint(),
+            wording=wordings[lead],
             strategy=self.strategy,
             ratings=tuple(found) if several else None,
             **({} if several else found[0]),
@@ -338,7 +349,7 @@ def _is_prompt(name: str) -> bool:
     return ":" not in _prompt(name)
 
 
-def _found(ratings: Mapping[str, Rating], lead: str) -> dict[str, Any]:
+def _found(ratings: Mapping[str, Rating], lead: str, wordings: Mapping[str, str]) -> dict[str, Any]:
     """The fields of a QualityReply about one image."""
     own = ratings[lead]
     indicators = {
@@ -352,6 +363,9 @@ def _found(ratings: Mapping[str, Rating], lead: str) -> dict[str, Any]:
             "probabilities": each.probabilities,
             "score": each.score,
             "open_mass": each.open_mass,
+            "path": each.path,
+            "reasons": each.reasons or None,
+            "wording": wordings[name],
             "text": each.text,
             "word": each.word,
         }
@@ -383,15 +397,6 @@ def _check(turn: Turn) -> None:
             "Add an image to be rated." if least == 1 else "Add two images or more to be compared.",
             "请添加需要评价的图像。" if least == 1 else "请添加两幅或更多需要比较的图像。",
         )
-
-
-def _demo() -> tuple[Path, str | None]:
-    """The rater's own demo weights once there are some, until then EchoVLM's, which never learned to rate;
-    with what the title must say of them."""
-    stand_in = demo_weights("echovlm")
-    if stand_in is None or demo_weights(QBenchAssistant.name):
-        return require_demo_weights(QBenchAssistant.name), None
-    return stand_in, "EchoVLM demo weights, not trained to rate"
 
 
 def _local(opened: Opened) -> LocalReader:

@@ -26,6 +26,7 @@ FILE = "cut_points.json"  # beside the weights whose scores were clustered
 RISING = ("low", "medium", "high")  # names of the clusters, by centroid
 SEED, STARTS = 0, 10  # k-means starts ten times from this seed and keeps the tightest clusters (chosen)
 SCALE = 10.0  # the highest score
+TOGETHER = " + "  # between the names of sets whose scores were clustered together
 BORDERLINE = 0.1  # of the distance between the centroids on both sides of a cut (chosen; not tuned)
 
 
@@ -35,7 +36,7 @@ class CutPoints:
 
     `method` is "k-means", or "thirds of the scale" for a population of fewer than three distinct scores,
     which cannot be three clusters. `scores` is a hash of the population's sorted scores, `prompt` the
-    prompt's name, `wording` the fingerprint of prompts.yaml, `model` the weights' fingerprint. `organ` is
+    prompt's name, `wording` the fingerprint of its words, `model` the weights' fingerprint. `organ` is
     that of all the population's images, None where they show several or nobody said.
     """
 
@@ -90,6 +91,12 @@ def fit(
     means = KMeans(len(RISING), n_init=STARTS, random_state=SEED).fit(values[:, None]).cluster_centers_
     centroids = tuple(sorted(means[:, 0].tolist()))
     return CutPoints(_between(centroids), centroids, **receipt)
+
+
+def brief(population: str) -> str:
+    """A population's name for a sentence: of many sets together the first, and how many they are."""
+    first, *others = population.split(TOGETHER)
+    return population if len(others) < 2 else f"{first}{TOGETHER}… ({len(others) + 1})"
 
 
 def choose(cut_points: Sequence[CutPoints], organ: str | None, **source: str) -> CutPoints | None:

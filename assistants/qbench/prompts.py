@@ -10,6 +10,7 @@ Knows nothing of tokens, models or files.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -42,17 +43,18 @@ class Probe:
         content = [*({"type": "image"} for _ in range(self.images)), {"type": "text", "text": self.question}]
         return ({"role": "user", "content": content}, answer_message(self.answer))
 
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with every word of the question, the answer and its choices, and with
+        what levels are worth: scores of two wordings do not compare."""
+        said = [self.question, self.answer, self.one_word, choices(self), weights()]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
+
 
 @cache
 def wording() -> dict:
     """prompts.yaml, read once."""
     return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
-
-
-@cache
-def prompt_fingerprint() -> str:
-    """Twelve hex digits that change with any word of prompts.yaml: scores of two wordings do not compare."""
-    return hashlib.sha256(Path(__file__).with_suffix(".yaml").read_bytes()).hexdigest()[:12]
 
 
 def organs() -> tuple[str, ...]:

@@ -13,21 +13,22 @@ Knows nothing of models, tokens or files.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from assistants.qbench.clustering import CutPoints, place
-from assistants.qbench.prompts import LEVELS, level_words, weights
+from assistants.qbench.prompts import LEVELS, level_words, weights, wording
 from assistants.qbench.reading import Reading
 
 ARGMAX, CLUSTERS, WORD = "argmax", "clusters", "word"  # what a level was decided by
 DOUBTFUL = 0.5  # an open-set mass below which the model did not want to answer with a level
+ALIKE = 0.01  # probabilities of two images to be the best that lie nearer tell no difference (chosen)
 
 _CLAUSE = re.compile(r"[.,;:!?\n。，；：！？]")
 _GAP = r"[^\w.,;:!?]"
 _DENIED = re.compile(
-    rf"(\b(?:no|not|never|cannot)\b|n't){_GAP}*(\w+{_GAP}+){{0,2}}$|[不非没](?:是|太|够|算|很|怎么|那么)*$",
+    rf"(\b(?:no|not|never|cannot|than|below|above)\b|n't){_GAP}*(\w+{_GAP}+){{0,2}}$|[不非没](?:是|太|够|算|很|怎么|那么)*$",
     re.IGNORECASE,
 )
 
@@ -88,7 +89,9 @@ def rate(prompt: str, reading: Reading, language: str, cut_points: CutPoints | N
 
 def parse_level(text: str, language: str) -> str | None:
     """The one level that a text names: in its first clause, or else anywhere. None where it names none, two,
-    or denies one ("not high")."""
+    or denies one ("not high", "below average"). Greetings are skipped, and so is what is said of a part of
+    quality ("low noise"); both are data (prompts.yaml, `written`)."""
+    text = _greeting(language).sub("", text)
     clauses = [clause for clause in _CLAUSE.split(text) if clause.strip()]
     for scope in (*clauses[:1], text):
         found = _levels_in(scope, language)
@@ -187,8 +190,9 @@ def _levels_in(text: str, language: str) -> set[str | None]:
     """Levels that `text` names, with None for one that it denies."""
     found: set[str | None] = set()
     for match in _pattern(language).finditer(text):
-        denied = _DENIED.search(text[: match.start()])
-        found.add(None if denied else _meaning(language)[match[0].casefold()])
+        before = text[: match.start()]
+        if not _part(language).search(before):
+            found.add(None if _DENIED.search(before) else _meaning(language)[match[0].casefold()])
     return found
 
 
@@ -203,8 +207,29 @@ def _meaning(language: str) -> dict[str, str]:
 
 @cache
 def _pattern(language: str) -> re.Pattern:
-    words = "|".join(sorted(map(re.escape, _meaning(language)), key=len, reverse=True))
+    words = _any_of(_meaning(language))
     if language == "en":
-        return re.compile(rf"(?<![\w-])({words})(?![\w-])", re.IGNORECASE)
+        parts = _any_of(wording()["written"]["parts"]["en"])
+        return re.compile(rf"(?<![\w-])({words})(?:(?=-quality\b)|(?![\w-])(?!\s+{parts}))", re.IGNORECASE)
     # 高回声 and 低回声 speak of echoes: a level is followed by nothing, a stop, or a word for quality.
-    return re.compile(rf"({words})(?=质量|品质|水平|等级|级|的|$|[\W])")
+    # 优良 and 中高 are of other scales.
+    alone = "".join(sorted(word for word in _meaning(language) if len(word) == 1))
+    return re.compile(rf"(?<![{alone}])({words})(?=质量|品质|水平|等级|级|的|或|和|到|至|$|[\W])")
+
+
+@cache
+def _part(language: str) -> re.Pattern:
+    """The end of a text whose next word is said of a part of quality: "the noise is", 噪声较."""
+    between = r"\w*(?:\s+\w+){0,2}\s*" if language == "en" else r"[^，。；：,.;:]{0,3}"
+    return re.compile(_any_of(wording()["written"]["parts"][language]) + between + "$", re.IGNORECASE)
+
+
+@cache
+def _greeting(language: str) -> re.Pattern:
+    greetings = _any_of(wording()["written"]["greetings"][language])
+    return re.compile(rf"^\W*{greetings}(?=[^\w\s]|$)\W*", re.IGNORECASE)
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """A pattern of these words, the longest first."""
+    return f"(?:{'|'.join(sorted(map(re.escape, words), key=len, reverse=True))})"

@@ -19,7 +19,7 @@ from assistants.qbench.prompts import Probe, answer_message, choices
 from imaging.frame import Frame
 from models.endpoint import Endpoint
 from models.errors import ModelError
-from models.likelihood import ROWS, Ask, Likelihood
+from models.likelihood import ROWS, Ask, Likelihood, Looks
 from models.streaming import Writer
 
 Asked = tuple[Probe, tuple[Frame, ...]]
@@ -45,8 +45,11 @@ class NoScorePlace(ModelError):
 
 
 class Reader(Protocol):
-    def read(self, asked: Sequence[Asked], max_pixels: int | None = None) -> list[Reading]:
-        """One reading a probe, by probabilities where the model gives them."""
+    def read(
+        self, asked: Sequence[Asked], max_pixels: int | None = None, looks: Looks | None = None
+    ) -> list[Reading]:
+        """One reading a probe, by probabilities where the model gives them. `looks` keeps what was made of
+        the frames for later calls."""
         ...
 
     def write(self, asked: Sequence[Asked], max_pixels: int | None = None) -> list[Reading]:
@@ -62,17 +65,18 @@ class LocalReader:
         self._writer = Writer(likelihood.model, likelihood.encoder.decode)
         self._tokens: dict[tuple[str, int], levels.LevelTokens] = {}
 
-    def read(self, asked: Sequence[Asked], max_pixels: int | None = None) -> list[Reading]:
+    def read(
+        self, asked: Sequence[Asked], max_pixels: int | None = None, looks: Looks | None = None
+    ) -> list[Reading]:
         """See `Reader`; raises NoScorePlace where a tokenizer leaves no place to read a score."""
         tokens = [self.tokens(probe) for probe, _ in asked]
         asks = [
             Ask(probe.messages(), frames, found.candidates)
             for (probe, frames), found in zip(asked, tokens, strict=True)
         ]
+        read = self.likelihood.of(asks, share=self.share, max_pixels=max_pixels, looks=looks)
         readings = []
-        for found, logarithms in zip(
-            tokens, self.likelihood.of(asks, share=self.share, max_pixels=max_pixels), strict=True
-        ):
+        for found, logarithms in zip(tokens, read, strict=True):
             shares, mass = found.read(logarithms)
             readings.append(Reading(found.path, shares, mass, found.reasons))
         return readings
@@ -113,8 +117,10 @@ class RemoteReader:
     def __init__(self, endpoint: Endpoint):
         self.endpoint = endpoint
 
-    def read(self, asked: Sequence[Asked], max_pixels: int | None = None) -> list[Reading]:
-        """See `Reader`. The service has its own budget of pixels."""
+    def read(
+        self, asked: Sequence[Asked], max_pixels: int | None = None, looks: Looks | None = None
+    ) -> list[Reading]:
+        """See `Reader`. The service looks for itself, with its own budget of pixels."""
         return [self._read(probe, frames) for probe, frames in asked]
 
     def write(self, asked: Sequence[Asked], max_pixels: int | None = None) -> list[Reading]:

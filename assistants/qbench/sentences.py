@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from assistants.qbench.clustering import brief
 from assistants.qbench.prompts import LEVELS, wording
-from assistants.qbench.rating import DOUBTFUL, Comparison, Rating
+from assistants.qbench.rating import ALIKE, DOUBTFUL, Comparison, Rating
 
 
 def say(
@@ -24,7 +25,7 @@ def say(
     for number, (rating, more) in enumerate(zip(ratings, found, strict=True), start=1):
         lines.append(_rating(number, rating, more, language))
     for population in dict.fromkeys(rating.cuts_of for rating in ratings if rating.cuts_of):
-        lines.append(_form("placed", language).format(population=population))
+        lines.append(_form("placed", language).format(population=brief(population)))
     return "\n".join(lines)
 
 
@@ -57,10 +58,12 @@ def _rating(number: int, rating: Rating, found: Mapping[str, Any], language: str
 
 
 def _verdict(comparison: Comparison, language: str) -> list[str]:
-    best = comparison.ranking[0]
-    lines = [
-        _form("best", language).format(image=_image(best + 1, language), p=comparison.probabilities[best])
-    ]
+    best, count = comparison.ranking[0], len(comparison.ranking)
+    p = comparison.probabilities[best]
+    alike = [i for i, each in enumerate(comparison.probabilities) if p - each < ALIKE]
+    form, named = ("best", [best]) if len(alike) == 1 else ("alike", alike)
+    images = _form("between", language).join(_image(i + 1, language) for i in named)
+    lines = [_form(form, language).format(image=images, images=images, p=p, chance=1 / count)]
     if len(comparison.ranking) > 2:
         images = [_image(i + 1, language) for i in comparison.ranking]
         lines.append(_form("ranking", language).format(images=_form("between", language).join(images)))
