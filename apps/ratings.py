@@ -180,6 +180,8 @@ def bars(image: Rated) -> str:
     shares, name = image.found.get("probabilities") or {}, html.escape(image.image)
     level, score = image.found.get("level"), image.found.get("score")
     placed = f"{both('column_level')} {both('level_' + (level or 'none'))}"
+    if image.found.get("borderline"):
+        placed += f" ({both('column_borderline')})"
     drawn = "".join(_bar(each, shares.get(each), level == each) for each in LEVELS)
     said = both("quality_score", score=f"{score:.2f}") if score is not None else ""
     return (

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -214,6 +215,8 @@ def predict(
             raise PairError(f"{name} must be 1 or more, not {value}")
     output = Path(output)
     cases = _cases(Path(cases_path), output, split, images, comparisons)
+    if tell_organ and not any(case.organ for case in cases):
+        warnings.warn("no case says which organ it shows: there is nothing to tell", stacklevel=2)
     output.parent.mkdir(parents=True, exist_ok=True)
     with _alone(output):
         rows = _read_rows(output)

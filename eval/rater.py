@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from assistants.qbench.clustering import TOGETHER, CutPoints, fit, load, place, save
+from assistants.qbench.clustering import TOGETHER, CutPoints, brief, fit, load, place, save
 from eval.pairs import Pair, PairError
 from eval.result import Result
 
@@ -37,16 +37,21 @@ def is_rated(pairs: Sequence[Pair]) -> bool:
 def by_setting(pairs: Sequence[Pair], cut_points: Sequence[CutPoints] | None = None) -> list[Pair]:
     """One pair for every image and prompt, and one for every comparison.
 
-    `cut_points` place the scores; None clusters those of each setting by themselves. PairError where some
-    setting has scores and none of the cut points was fitted for its model, prompt, wording and language on
-    another population.
+    `cut_points` place the scores; None clusters those of each setting by themselves. A setting stays unplaced
+    where none of the cut points was fitted for its model, prompt, wording and language on another population:
+    PairError where that is so of all.
     """
     asked = _asked(pairs)
     apart = [each for pair in pairs for each in _apart(pair, asked)]
-    placing = {_source(each): None for each in apart if _score(each) is not None}
     own = fitted(pairs)
-    for source in placing:
-        placing[source] = own[source] if cut_points is None else _other(source, own[source], cut_points)
+    placing = own
+    if cut_points is not None:
+        placing = {source: _other(source, cuts, cut_points) for source, cuts in own.items()}
+        if placing and not any(placing.values()):
+            raise PairError(
+                "no cut points of another set fit: they must be of the same model, language and words (with "
+                "--tell-organ two prompts name the organ). Fit them: score OTHER.jsonl --save-cut-points FILE"
+            )
     return [_clustered(each, placing) for each in apart]
 
 
@@ -92,7 +97,7 @@ def _organs(pairs: Sequence[Pair]) -> dict[str, str | None]:
 
 def named_after_cuts(system: str, apart: Sequence[Pair]) -> str:
     """The system's name with the populations whose cuts placed its scores."""
-    used = dict.fromkeys(pair.values["cuts_of"] for pair in apart if pair.values.get("cuts_of"))
+    used = dict.fromkeys(brief(pair.values["cuts_of"]) for pair in apart if pair.values.get("cuts_of"))
     return f"{system}, cuts of {', '.join(used)}" if used else system
 
 
@@ -101,6 +106,9 @@ def with_cuts_noted(result: Result, apart: Sequence[Pair]) -> Result:
     used = dict.fromkeys((pair.values["dataset"], pair.values.get("cuts_of")) for pair in apart)
     named = [f"{dataset} by cuts of {cuts}" for dataset, cuts in used if cuts]
     note = (f"Clusters: {', '.join(named)}.",) if named else ()
+    rated = [pair for pair in apart if _score(pair) is not None and not pair.values.get("cuts_of")]
+    if unplaced := dict.fromkeys(pair.values[SETTING] for pair in rated):
+        note += (f"No cut points fit the words that were asked: {', '.join(unplaced)}.",)
     sections = [
         replace(section, notes=(*note, *section.notes)) if section.name == "levels" else section
         for section in result.sections
@@ -196,19 +204,11 @@ def _named(source: Sequence[str]) -> dict[str, str]:
     return dict(zip(("model", "prompt", "wording", "language"), source, strict=True))
 
 
-def _other(source: tuple, own: CutPoints, cut_points: Sequence[CutPoints]) -> CutPoints:
+def _other(source: tuple, own: CutPoints, cut_points: Sequence[CutPoints]) -> CutPoints | None:
     """The first of the cut points that fits and does not come from these very scores; those of images of the
-    same organ go before others."""
-    named = _named(source[1:])
-    others = [each for each in _others(own, cut_points) if each.fits(**named)]
-    found = min(others, key=lambda each: each.organ != own.organ, default=None)
-    if found is None:
-        raise PairError(
-            f"no cut points of another set fit {source[0]}, prompt {named['prompt']}, language "
-            f"{named['language']}: model and wording must be the same. Fit them: "
-            "score OTHER.jsonl --save-cut-points FILE"
-        )
-    return found
+    same organ go before others. None where none fits."""
+    others = [each for each in _others(own, cut_points) if each.fits(**_named(source[1:]))]
+    return min(others, key=lambda each: each.organ != own.organ, default=None)
 
 
 def _others(own: CutPoints, cut_points: Sequence[CutPoints]) -> list[CutPoints]:
@@ -219,11 +219,11 @@ def _others(own: CutPoints, cut_points: Sequence[CutPoints]) -> list[CutPoints]:
     return [each for each in others if own.population not in each.population.split(TOGETHER)]
 
 
-def _clustered(pair: Pair, placing: Mapping[tuple, CutPoints]) -> Pair:
+def _clustered(pair: Pair, placing: Mapping[tuple, CutPoints | None]) -> Pair:
     score = _score(pair)
-    if score is None:
+    cuts = None if score is None else placing[_source(pair)]
+    if cuts is None:
         return pair
-    cuts = placing[_source(pair)]
     level, borderline = place(score, cuts)
     found = {"prediction_level_clustered": level, "borderline": borderline, "cuts_of": cuts.population}
     return Pair(pair.id, pair.prediction, pair.references, {**pair.values, **found})

@@ -13,7 +13,15 @@ from eval.pairs import PairError, pair_of
 from eval.papers import paper_table
 from eval.prediction import Summary
 from eval.quality_sets import comparisons, read_quality_set
-from eval.rater import add_cut_points, by_setting, dataset_of, failures, fitted, pooled
+from eval.rater import (
+    add_cut_points,
+    by_setting,
+    dataset_of,
+    failures,
+    fitted,
+    pooled,
+    with_cuts_noted,
+)
 from eval.scoring import Options, score_pairs
 from eval.testsets import read_test_set
 
@@ -119,6 +127,20 @@ def test_sets_together_have_cuts_of_their_own_which_place_none_of_them(tmp_path)
     assert {pair.values["cuts_of"] for pair in placed} == {"CardiacUltraQA"}
     fresh = by_setting(pairs([values | {"organ": "vessel"} for values in rows(shift=0.3)]), load(path))
     assert {pair.values["cuts_of"] for pair in fresh} == {"IVUSQA"}  # other images of the same organ
+
+
+def test_a_setting_whose_words_no_cuts_were_fitted_for_is_left_unplaced_and_named(tmp_path):
+    path = tmp_path / "cuts.json"
+    add_cut_points(tuple(fitted(pairs(rows("other", shift=0.4))).values()), path)
+    told = rows()
+    for values in told:
+        values["prediction_by_prompt"]["contextual"]["wording"] = "names the vessel"
+    apart = by_setting(pairs(told), load(path))
+    placed = {pair.values["setting"] for pair in apart if "prediction_level_clustered" in pair.values}
+    assert placed == {"IVUSQA basic"}
+    found = with_cuts_noted(score_pairs(apart, Options(resamples=0)), apart)
+    (levels_,) = [section for section in found.sections if section.name == "levels"]
+    assert "No cut points fit the words that were asked: IVUSQA contextual." in levels_.notes
 
 
 def test_cuts_of_another_model_are_refused(tmp_path):
