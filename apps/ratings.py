@@ -22,7 +22,7 @@ from apps.display import save_frame
 from apps.language import LANGUAGES, both, text
 from assistants.qbench.clustering import brief
 from assistants.qbench.prompts import MOST_IMAGES
-from assistants.qbench.rating import ALIKE, DOUBTFUL
+from assistants.qbench.rating import DOUBTFUL, alike
 from imaging.errors import UnreadableFile
 from imaging.frame import Frame
 from models.errors import UnusableImage
@@ -214,9 +214,8 @@ def verdict(images: Sequence[Rated], found: Mapping[str, Any]) -> str:
     """Which image is best, how probable that is and by mere chance would be; above it what means nothing,
     below it what the ranking goes by."""
     best, shares = found["best"], found["best_probabilities"]
-    lead = shares[best] - max(share for index, share in enumerate(shares) if index != best)
     said = both(
-        "compare_best" if lead >= ALIKE else "compare_even",
+        "compare_best" if len(alike(shares)) == 1 else "compare_even",
         number=best + 1,
         name=images[best].image,
         share=f"{shares[best]:.0%}",

@@ -162,9 +162,9 @@ def _scored(args: argparse.Namespace, path: str, pairs: Sequence[Pair], options:
     options = replace(
         options, group_by=options.group_by or rater.SETTING, cluster=options.cluster or rater.IMAGE
     )
-    fitted = tuple(rater.fitted(pairs).values())
     if args.save_cut_points:
-        rater.add_cut_points((*fitted, *rater.pooled(pairs)), Path(args.save_cut_points))
+        found = (*rater.fitted(pairs).values(), *rater.pooled(pairs))
+        rater.add_cut_points(found, Path(args.save_cut_points))
     failures = rater.failures(pairs)
     others = [rater.load(Path(args.cut_points))] if args.cut_points else []
     for cut_points in (None, *others):

@@ -119,6 +119,12 @@ def compare(ratings: Sequence[Rating], question: Sequence[float] | None) -> Comp
     return Comparison(probabilities, by_levels, by_question, _ranking(ratings, probabilities))
 
 
+def alike(probabilities: Sequence[float]) -> tuple[int, ...]:
+    """The images between which no best one can be told: the likeliest, and those nearer than ALIKE to it."""
+    most = max(probabilities)
+    return tuple(i for i, each in enumerate(probabilities) if most - each < ALIKE)
+
+
 def _ranking(ratings: Sequence[Rating], probabilities: Sequence[float]) -> tuple[int, ...]:
     """The likeliest best, then the others by their scores: of those that are hardly ever the best, how
     often they are says little about which is better."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from assistants.qbench.clustering import brief
 from assistants.qbench.prompts import LEVELS, wording
-from assistants.qbench.rating import ALIKE, DOUBTFUL, Comparison, Rating
+from assistants.qbench.rating import DOUBTFUL, Comparison, Rating, alike
 
 
 def say(
@@ -60,8 +60,8 @@ def _rating(number: int, rating: Rating, found: Mapping[str, Any], language: str
 def _verdict(comparison: Comparison, language: str) -> list[str]:
     best, count = comparison.ranking[0], len(comparison.ranking)
     p = comparison.probabilities[best]
-    alike = [i for i, each in enumerate(comparison.probabilities) if p - each < ALIKE]
-    form, named = ("best", [best]) if len(alike) == 1 else ("alike", alike)
+    named = alike(comparison.probabilities)
+    form = "best" if len(named) == 1 else "alike"
     images = _form("between", language).join(_image(i + 1, language) for i in named)
     lines = [_form(form, language).format(image=images, images=images, p=p, chance=1 / count)]
     if len(comparison.ranking) > 2:
