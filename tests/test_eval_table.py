@@ -342,6 +342,7 @@ def columns_or_rows(text: str, system: str) -> list[list[str]]:
 TABLES = {
     "echovlm-2": 200, "echovlm-3": 200, "echovlm-4": 200, "echovlm-5": 30, "echovlm-6": 30, "echovlm-7": 45,
     "llava-ultra-2": 0, "llava-ultra-3": 0, "qbench-1": 136, "abvlm-q-1": 8, "abvlm-q-2": 12, "abvlm-q-3": 12,
+    "abvlm-q-fig5": 1,
 }  # fmt: skip
 
 
@@ -614,6 +615,7 @@ def test_our_columns_of_the_papers_exist():
         {"id": "3", "prediction": "high", "level": "high", "prediction_level": "high"},
         {"id": "4", "prediction": "a box", "boxes": box, "prediction_boxes": box},
         {"id": "5", "prediction": "a plane", "plane": ["liver"], "prediction_plane": ["liver"]},
+        {"id": "6", "prediction": "a score", "score": 9, "prediction_score": 9},
     ]
     scored = score_pairs(list(map(pair_of, rows)), Options(profiles=("echovlm", "llava"), resamples=0))
     there = {(section.name, column.name) for section in scored.sections for column in section.columns}
