@@ -442,7 +442,7 @@ def test_an_adapter_that_is_not_whole_is_refused(trained, tmp_path, fault, messa
     [
         ({"abvlm_q": {"prompt": "short"}}, "qbench, abvlm_q: an adapter learns one of the two"),
         ({"simulate": None, "cases": "a.jsonl"}, "more_cases: orders of the simulator"),
-        ({"kind": "captions"}, "qbench: only the kinds vision_warmup, lora teach it"),
+        ({"kind": "captions"}, "qbench: only the kinds vision_warmup, lora_language, lora teach it"),
         ({"no lora": True}, "qbench: a vision_warmup before the kind lora needs its lora"),
         ({"more_cases": [{"cases": 0}]}, r"more_cases\[0\].cases: 0 is not"),
     ],

@@ -31,13 +31,14 @@ from training.tokenizer import SMALLEST
 
 PRECISIONS = ("no", "bf16", "fp16")
 OF_LLAVA_ULTRA = ("contrast", "masks", "llava_language", "llava_align", "llava_instruct")
-KINDS = ("vision_warmup", "captions", "moe", "instruct", "lora", *OF_LLAVA_ULTRA)
-OF_ABVLM_Q = ("vision_warmup", "lora")
-WITH_LORA = ("instruct", "lora", "llava_instruct")
+KINDS = ("vision_warmup", "captions", "moe", "instruct", "lora_language", "lora", *OF_LLAVA_ULTRA)
+OF_ABVLM_Q = ("vision_warmup", "lora_language", "lora")
+LEAVES_LORA = ("vision_warmup", "lora_language")  # to the stage that goes on with it
+WITH_LORA = ("instruct", "lora_language", "lora", "llava_instruct")
 WITH_OR_WITHOUT_LORA = ("vision_warmup",)
 WITH_DISTILLATION = ("llava_instruct",)
 WITH_LABELS = ("vision_warmup", "masks")
-OF_CONVERSATIONS = ("captions", "moe", "instruct", "lora")
+OF_CONVERSATIONS = ("captions", "moe", "instruct", "lora_language", "lora")
 OF_SOME_KINDS = {  # keys with a default that other kinds would pass over
     "sharpness": WITH_DISTILLATION,
     "score_rate": WITH_DISTILLATION,
@@ -109,7 +110,7 @@ class Lora:
 class StageRecipe:
     """One stage: `kind` says what learns (`training.stages`), `schedule` how long and how fast.
 
-    A vision_warmup with `lora` leaves it on the model: a later stage of the kind lora goes on with it.
+    A vision_warmup with `lora`, and a lora_language, leave it on the model: the next stage goes on with it.
     `distillation` is the weight of Eq. 5 beside the answers' loss; 0 leaves the frame score to itself.
     `sharpness` is the power that Eq. 5's Norm takes the attention shares to; 1 leaves them as they are.
     The frame score has `score_rate` times the learning rate.
@@ -417,7 +418,7 @@ def _complaint_about_orders(recipe: Recipe) -> str | None:
 def _complaint_about_adapters(recipe: Recipe) -> str | None:
     """What does not go together where a LoRA stays on from one stage to another."""
     for i, stage in enumerate(recipe.stages):
-        if stage.kind in WITH_OR_WITHOUT_LORA and stage.lora is not None:
+        if stage.kind in LEAVES_LORA and stage.lora is not None:
             following = recipe.stages[i + 1 :]
             if not following or following[0].lora != stage.lora or following[0].kind not in OF_ABVLM_Q:
                 kinds = " or ".join(OF_ABVLM_Q)

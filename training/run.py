@@ -49,13 +49,14 @@ from training.masks import Masks
 from training.plane_answers import PlaneAnswers
 from training.plane_warmup import PlaneWarmup
 from training.quality_answers import QualityAnswers, QualityWarmup
-from training.recipe import Recipe, RecipeError, StageRecipe
+from training.recipe import LEAVES_LORA, Recipe, RecipeError, StageRecipe
 from training.simulated import place, rehearse, simulate
 from training.stages import (
     CHOICE,
     FUSION,
     LANGUAGE,
     LORA,
+    LORA_OF_LANGUAGE,
     LORA_OF_VISION,
     MIXTURE,
     Instructions,
@@ -282,6 +283,7 @@ class _Stage:
             return model
         teach = {
             "vision_warmup": self._vision,
+            "lora_language": self._language,
             "captions": self._words,
             "moe": self._words,
             "contrast": self._tower,
@@ -319,8 +321,8 @@ class _Stage:
         if isinstance(model, PeftModel):
             done = self.stage.kind == "lora" and self.kept.exists()
             return model.unload() if done else model
-        warms_up = self.stage.kind == "vision_warmup" and self.stage.lora is not None
-        return self._wrapped(model, None) if warms_up else model
+        begins = self.stage.kind in LEAVES_LORA and self.stage.lora is not None
+        return self._wrapped(model, None) if begins else model
 
     def _vision(self, model: nn.Module) -> tuple[nn.Module, set[str]] | None:
         """The tower learns in full, or its LoRA does."""
@@ -367,6 +369,13 @@ class _Stage:
         whole = self._converse(model, seen)
         model.model.visual = tower
         return (model, changed) if whole else None
+
+    def _language(self, model: PeftModel) -> tuple[nn.Module, set[str]] | None:
+        """The language model's part of the LoRA learns, and stays on the model: while the answers are still
+        noise, Adam would take full steps in the tower all the same, and spoil what a warm-up taught it."""
+        freeze(model, LORA_OF_LANGUAGE)
+        changed = changed_by(model, merged=False)
+        return (model, changed) if self._converse(model) else None
 
     def _lora(self, model: nn.Module) -> tuple[nn.Module, set[str]] | None:
         """LoRA learns, in EchoVLM the mixture too; merged afterwards, and kept as it is where it is all."""

@@ -6,6 +6,7 @@
 | captions | the dense language model; the tower is frozen | ours; likewise |
 | moe | router, experts and mixing only; every Qwen2-VL parameter is frozen | EchoVLM, stage I |
 | instruct | LoRA on vision, projector and attention; the mixture in full | EchoVLM, stage II and Table 8 |
+| lora_language | the language model's part of a LoRA; the tower stays as warmed up | ours, before lora |
 | lora | LoRA alone, wherever the recipe puts it; nothing else | AbVLM-Q, fine-tuning |
 | contrast | a CLIP tower, on images and captions | ours, for CLIP's weights |
 | masks | a SAM encoder, on the label maps | ours, for SAM's weights |
@@ -47,6 +48,7 @@ FUSION = re.compile(r"\.fusion\.")  # P1, P2 and alpha of LLaVA-Ultra's Eq. 2
 LANGUAGE = re.compile(r"\.fusion\.|\.language_model\.|lm_head\.")
 LORA = re.compile(r"\.lora_|\.trainable_tokens_")  # all that an adapter holds
 LORA_OF_VISION = re.compile(r"visual\..*\.lora_")
+LORA_OF_LANGUAGE = re.compile(r"^(?!.*visual\.).*(\.lora_|\.trainable_tokens_)")
 CHOICE = re.compile(r"\.fusion\.|\.frame_score\.")  # with w of Eq. 3
 
 # What the printed counts call the parameters; the first pattern that is found in the name decides.
