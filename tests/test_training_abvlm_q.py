@@ -456,7 +456,7 @@ def test_a_hospitals_own_protocol_is_taught_and_a_bad_one_ends_the_run(material,
 
 def test_without_a_lora_stage_whole_weights_come_out(material, tmp_path):
     raw = yaml.safe_load(toy(material, tmp_path).read_text())
-    del raw["stages"][1], raw["stages"][0]["lora"]
+    del raw["stages"][1:], raw["stages"][0]["lora"]
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(raw))
     assert main([str(tmp_path / "toy.yaml"), "--output", str(tmp_path / "out"), "--publish"]) == 0
     assert (tmp_path / "published/model.safetensors").is_file() and not (tmp_path / "out/adapter").exists()
