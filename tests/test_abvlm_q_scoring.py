@@ -13,6 +13,7 @@ from assistants.abvlm_q.scoring import (
     Add,
     Correct,
     Place,
+    Remove,
     Rename,
     Strike,
     assess,
@@ -216,6 +217,8 @@ def test_a_corrected_box_is_the_clinicians_and_costs_nothing():
         (Correct(-1, (1, 2, 3, 4)), "no box -1"),
         (Correct(0, (3, 2, 1, 4)), "not x1, y1, x2, y2"),
         (Correct(0, (1, 2, 3, 4), "heart"), "'heart' is not one of"),
+        (Remove(3), "no box 3 among 3"),
+        (Remove(-1), "no box -1"),
         (Place("heart", (1, 2, 3, 4)), "'heart' is not one of"),
         (Place(NECK, (3, 2, 1, 4)), "not x1, y1, x2, y2"),
         (Rename(()), "must be one or more"),
@@ -244,6 +247,57 @@ def test_a_structure_that_was_missed_gets_its_box_and_the_doubt_goes():
     assert [(each.label, each.by) for each in after.structures[1:]] == [(BODY, MODEL), (FUNDUS, CLINICIAN)]
     assert missed.flags == ("missing_deduction",) and after.flags == ()
     assert (after.score, after.by) == (missed.score, CLINICIAN)
+
+
+def counted(found):
+    return [(each.item, each.points, each.by) for each in found.deductions if not each.struck]
+
+
+def test_a_structure_without_its_box_is_not_displayed_and_the_score_follows():
+    after = revise(BEFORE, Remove(0), PROTOCOL)
+    assert [each.label for each in after.structures] == [BODY, FUNDUS]
+    assert counted(after) == [
+        ("attenuation.moderate", 4, MODEL),
+        (f"{NECK}.not_displayed", 3, CLINICIAN),  # in the place of "incomplete"
+    ]
+    assert (after.score, after.grade, after.by) == (3, "poor", CLINICIAN)
+    assert "missing_deduction" not in after.flags
+    back = revise(after, Place(NECK, SEEN[0].box), PROTOCOL)
+    assert counted(back) == [("attenuation.moderate", 4, MODEL)] and back.score == 6
+    renamed = revise(BEFORE, Correct(0, SEEN[0].box, "spleen"), PROTOCOL)
+    assert counted(renamed) == counted(after) and renamed.score == 3
+
+
+def test_a_box_that_was_one_of_two_or_of_nothing_demanded_costs_nothing():
+    twice = judge(
+        Stated(NECK, "incomplete", 2, "", (SEEN[0].box, (0, 20, 9, 29))),
+        boxes=(*SEEN, NamedBox(NECK, (0, 20, 9, 29)), NamedBox("spleen", (50, 50, 60, 60))),
+    )
+    after = revise(revise(twice, Remove(4), PROTOCOL), Remove(3), PROTOCOL)
+    assert after.structures == BEFORE.structures and (after.score, after.by) == (8, CLINICIAN)
+    assert after.deductions[0].boxes == (SEEN[0].box,)
+    moved = revise(twice, Correct(0, (5, 6, 7, 8)), PROTOCOL)
+    assert moved.deductions[0].boxes == ((5, 6, 7, 8), (0, 20, 9, 29))
+    view = revise(judge(planes=("non_standard",)), Remove(0), PROTOCOL)
+    assert (len(view.structures), view.score, view.deductions, view.by) == (2, None, (), CLINICIAN)
+
+
+def test_a_structure_that_gets_its_box_is_no_longer_deducted_as_not_displayed():
+    missed = judge(Stated(FUNDUS, "not_displayed", 3), boxes=SEEN[:2], score=7)
+    after = revise(missed, Place(FUNDUS, (20, 0, 29, 9)), PROTOCOL)
+    assert (after.score, after.flags) == (10, ()) and after.deductions[0].struck
+    away = revise(after, Remove(2), PROTOCOL)
+    assert counted(away) == [(f"{FUNDUS}.not_displayed", 3, CLINICIAN)] and away.score == 7
+
+
+def test_planes_that_were_changed_by_mistake_and_back_cost_what_they_cost():
+    struck = revise(BEFORE, Strike("attenuation.moderate"), PROTOCOL)
+    for planes in (("spleen_longitudinal",), ("non_standard",)):
+        there = revise(struck, Rename(planes), PROTOCOL)
+        assert revise(there, Rename(planes), PROTOCOL).deductions == there.deductions
+        back = revise(there, Rename(GALLBLADDER), PROTOCOL)
+        assert back.deductions == struck.deductions  # what a person struck stays struck
+        assert back.score == struck.score == 8
 
 
 def test_other_planes_cost_what_they_cost_and_drop_what_they_do_not_demand():

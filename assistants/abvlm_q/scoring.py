@@ -3,8 +3,8 @@
 AbVLM-Q (2025), "clinical scoring mechanism" and Fig. 5: ten points less the deductions, then one of four
 grades (a boundary belongs to the lower one, as imaging/planes.yaml says). The sum is made here, never by the
 model, so that text and number cannot disagree; where the model's own sum differs, that is flagged. A
-clinician may strike or add a deduction, correct or add a box, or name other planes: the score follows, and
-the change is marked as the clinician's.
+clinician may strike or add a deduction, correct, add or remove a box, or name other planes: the score
+follows, and the change is marked as the clinician's.
 
 Knows nothing of texts, models or pages.
 """
@@ -46,7 +46,8 @@ class Structure:
 
 @dataclass(frozen=True)
 class Judged:
-    """A deduction that counts, with the protocol's points. `struck` ones cost nothing and stay visible."""
+    """A deduction that counts, with the protocol's points. `struck` ones cost nothing and stay visible;
+    `not_demanded` ones are struck only because the planes that a clinician named do not demand them."""
 
     item: str  # "gallbladder_neck.incomplete", as a case's deductions name it
     subject: str
@@ -56,6 +57,7 @@ class Judged:
     boxes: tuple[Box, ...] = ()
     by: str = MODEL
     struck: bool = False
+    not_demanded: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,20 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Remove:
+    """At the place of the structure at `index` there is no such structure."""
+
+    index: int
+
+
+@dataclass(frozen=True)
 class Rename:
     """The image is these planes (the protocol's keys, or "non_standard" alone) and no others."""
 
     planes: tuple[str, ...]
 
 
-Change = Strike | Add | Correct | Place | Rename
+Change = Strike | Add | Correct | Place | Remove | Rename
 
 _OF_THE_MODELS_SUM = ("no_stated_score", "score_mismatch")  # what a clinician's change says nothing about
 _NOT_COUNTED = ("deduction", "unknown_deduction", "not_demanded")  # reasons why a deduction was dropped
@@ -155,14 +164,17 @@ def assess(answer: Answer, counts: Mapping[str, int], protocol: Planes) -> Asses
 def revise(assessment: Assessment, change: Change, protocol: Planes) -> Assessment:
     """The assessment after a clinician's change, marked as the clinician's; score and flags follow.
 
+    A structure whose last box is removed or renamed is not displayed, which costs what these planes demand;
+    one that gets a box no longer loses points for not being displayed.
+
     Raises ValueError where there is no score to change (Strike, Add), for a deduction that is not there
     (Strike), that the protocol does not know or these planes do not demand (Add), for a box that is not there
-    (Correct), is none or of something unknown (Correct, Place), and for planes that the protocol does not
-    have (Rename).
+    (Correct, Remove), is none or of something unknown (Correct, Place), and for planes that the protocol does
+    not have (Rename).
     """
-    if isinstance(change, Correct | Place):
-        moved = _corrected if isinstance(change, Correct) else _placed
-        return _flagged_anew(moved(assessment, change, protocol), protocol)
+    if isinstance(change, Correct | Place | Remove):
+        changed = _with_boxes(assessment, _boxes_after(assessment.structures, change, protocol), protocol)
+        return _flagged_anew(changed, protocol)
     if isinstance(change, Rename):
         return _flagged_anew(_renamed(assessment, change.planes, protocol), protocol)
     if assessment.score is None:
@@ -306,25 +318,56 @@ def _added(
     return (*deductions, new)
 
 
-def _corrected(assessment: Assessment, change: Correct, protocol: Planes) -> Assessment:
-    """A deduction that points to the box points to where it is now, or no longer to what is another."""
-    structures = list(assessment.structures)
-    if not 0 <= change.index < len(structures):
-        raise ValueError(f"there is no box {change.index} among {len(structures)}")
-    before = structures[change.index]
-    after = _structure(change.label or before.label, change.box, protocol)
-    structures[change.index] = after
-    now = (after.box,) if after.label == before.label else ()
-    deductions = tuple(
-        replace(each, boxes=now) if each.subject == before.label and each.boxes == (before.box,) else each
-        for each in assessment.deductions
+def _boxes_after(
+    structures: tuple[Structure, ...], change: Correct | Place | Remove, protocol: Planes
+) -> list[Structure | None]:
+    """What now is at the place of each structure, None for one that was removed; behind them a new one."""
+    after: list[Structure | None] = list(structures)
+    if isinstance(change, Place):
+        return [*after, _structure(change.label, change.box, protocol)]
+    if not 0 <= change.index < len(after):
+        raise ValueError(f"there is no box {change.index} among {len(after)}")
+    if isinstance(change, Remove):
+        after[change.index] = None
+    else:
+        label = change.label or structures[change.index].label
+        after[change.index] = _structure(label, change.box, protocol)
+    return after
+
+
+def _with_boxes(assessment: Assessment, after: list[Structure | None], protocol: Planes) -> Assessment:
+    """The assessment with other boxes; deductions follow them."""
+    before = assessment.structures
+    structures = tuple(each for each in after if each is not None)
+    deductions = assessment.deductions
+    for old, new in zip(before, after, strict=False):
+        if new != old:
+            deductions = _moved(deductions, old, new)
+    changed = replace(assessment, structures=structures, deductions=deductions, by=CLINICIAN)
+    if assessment.score is None:
+        return changed
+    had, has = ({each.label for each in some} for some in (before, structures))
+    for label in has - had:
+        if any(each.item == f"{label}.not_displayed" and not each.struck for each in deductions):
+            deductions = _struck(deductions, f"{label}.not_displayed")
+    for label in had - has:
+        counted = {each.item for each in deductions if not each.struck}
+        points = points_of(label, "not_displayed", assessment.planes, protocol)
+        if points and f"{label}.not_displayed" not in counted:
+            deductions = _added(deductions, Add(label, "not_displayed"), assessment.planes, protocol)
+    return _scored(replace(changed, deductions=deductions), protocol)
+
+
+def _moved(deductions: tuple[Judged, ...], old: Structure, new: Structure | None) -> tuple[Judged, ...]:
+    """A deduction that points to the box points to where it is now, or no longer to what is another or
+    none."""
+    now = (new.box,) if new is not None and new.label == old.label else ()
+    return tuple(
+        replace(each, boxes=tuple(b for box in each.boxes for b in (now if box == old.box else (box,))))
+        if each.subject == old.label
+        else each
+        for each in deductions
     )
-    return replace(assessment, structures=tuple(structures), deductions=deductions, by=CLINICIAN)
-
-
-def _placed(assessment: Assessment, change: Place, protocol: Planes) -> Assessment:
-    new = _structure(change.label, change.box, protocol)
-    return replace(assessment, structures=(*assessment.structures, new), by=CLINICIAN)
 
 
 def _structure(label: str, box: Box, protocol: Planes) -> Structure:
@@ -338,7 +381,7 @@ def _structure(label: str, box: Box, protocol: Planes) -> Structure:
 
 def _renamed(assessment: Assessment, planes: tuple[str, ...], protocol: Planes) -> Assessment:
     """Deductions cost what the new planes say. Those that these do not demand fall: a clinician's own go, the
-    model's stay, struck through."""
+    model's stay, struck through, and count again under planes that demand them."""
     if not planes or len(set(planes)) < len(planes):
         raise ValueError(f"planes {planes!r} must be one or more, each once")
     if planes != (NON_STANDARD,) and not set(planes) <= set(protocol.planes):
@@ -347,9 +390,10 @@ def _renamed(assessment: Assessment, planes: tuple[str, ...], protocol: Planes) 
     for each in assessment.deductions:
         points = points_of(each.subject, each.fault, planes, protocol)
         if points is not None:
-            kept.append(replace(each, points=points))
+            struck = each.struck and not each.not_demanded
+            kept.append(replace(each, points=points, struck=struck, not_demanded=False))
         elif each.by == MODEL:
-            kept.append(replace(each, struck=True))
+            kept.append(replace(each, struck=True, not_demanded=each.not_demanded or not each.struck))
     now = replace(assessment, planes=planes, deductions=tuple(kept), by=CLINICIAN, planes_by=CLINICIAN)
     if _is_scored(planes) and "no_deductions" not in assessment.flags:
         return _scored(now, protocol)
