@@ -248,6 +248,13 @@ class _Entry:
             raise self.error(f"{self.key} must be a text that is not empty.")
         return value
 
+    def word(self) -> str:
+        """A text that an answer can hold."""
+        value = self.text()
+        if "\n" in value or "<|" in value:
+            raise self.error(f"{self.key} {value!r:.40} must be one line without the signs <|.")
+        return value
+
     def number(self, low: float, high: float) -> float:
         try:
             value = yaml.safe_load(self.node.value) if isinstance(self.node, yaml.ScalarNode) else None
@@ -266,7 +273,7 @@ class _Entry:
     def name(self, *more: str) -> tuple[Name, dict[str, _Entry]]:
         """The names and the source of an entry that also holds `more`."""
         found = self.fields(("zh", "en", "source", *more))
-        name = Name(found["zh"].text(), found["en"].text(), found["source"].one_of(SOURCES))
+        name = Name(found["zh"].word(), found["en"].word(), found["source"].one_of(SOURCES))
         return name, found
 
 

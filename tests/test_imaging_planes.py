@@ -26,6 +26,19 @@ def test_the_published_protocol_has_eleven_planes_and_marks_what_is_the_papers()
     assert used == set(protocol.structures)
 
 
+def test_a_structure_is_the_papers_only_where_its_text_names_it():
+    """It names these; beside them only "hepatic veins" and "the left branch of the portal vein" in all."""
+    papers = {key for key, name in load_planes().structures.items() if name.source == "paper"}
+    assert papers == {
+        "gallbladder_neck",
+        "gallbladder_body",
+        "gallbladder_fundus",
+        "inferior_vena_cava",
+        "right_lobe_of_liver",
+        "right_kidney_lower_pole",
+    }
+
+
 def test_everything_has_a_name_in_both_languages():
     protocol = load_planes()
     keys = [*protocol.planes, *protocol.structures, *protocol.states, "attenuation", "non_standard"]
@@ -153,6 +166,8 @@ def test_a_hospital_may_replace_the_file(tmp_path):
         ("      spleen: {not", "      milt: {not", "milt is not in the list of structures"),
         ("zh: 胆囊底,", "", "gallbladder_fundus lacks zh"),
         ("zh: 胆囊底,", "zh: '',", "zh must be a text that is not empty"),
+        ("zh: 胆囊底,", 'zh: "胆囊\\n底",', "must be one line"),
+        ("en: spleen,", "en: spleen <|box_start|>,", "without the signs <|"),
         ("incomplete: {below: 0.85", "incomplete: {under: 0.85", "incomplete lacks below"),
         ("non_standard: {zh", "non_standard: {fr: x, zh", "unknown key fr"),
         ("  gallbladder_body: {zh", "  gallbladder_neck: {zh", "gallbladder_neck is there twice"),
