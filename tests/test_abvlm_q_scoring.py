@@ -71,6 +71,8 @@ def test_a_boundary_belongs_to_the_lower_grade(score, grade):
 def test_the_grades_are_those_of_the_evaluation_everywhere():
     for tenths in range(101):
         assert PROTOCOL.grade(tenths / 10).name.en == grade_of(tenths / 10)
+    left = 10 - (1.4 + 2.8 + 1.8)  # a hospital's points; 4.000000000000001
+    assert left != 4 and PROTOCOL.grade(left).name.en == grade_of(left) == "Poor"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def grade(score: float) -> str:
 
 
 def _rank(score: float | None) -> int:
-    return UNPARSED if score is None else bisect_left(BOUNDARIES, score)
+    return UNPARSED if score is None else bisect_left(BOUNDARIES, score - SLACK)
 
 
 def _error(true: float | None, said: float | None) -> float:
