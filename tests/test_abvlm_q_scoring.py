@@ -147,6 +147,28 @@ def test_doubts_are_flagged(flag, found):
     assert flag in found.flags and set(found.flags) <= set(FLAGS)
 
 
+@pytest.mark.parametrize(
+    "reason, grade, at_odds",
+    [
+        ("about 18% of the sector", "mild", False),
+        ("约占扇区面积的18%", "severe", True),
+        ("约占扇区面积的 60.5 ％", "mild", True),
+        ("about 25% of the sector", "mild", False),  # 24.6 is told as 25
+        ("about 25% of the sector", "moderate", False),
+        ("about 26% of the sector", "mild", True),
+        ("about 50% of the sector", "severe", False),
+        ("about 300%", "severe", False),
+        ("about 0% of the sector", "mild", True),
+        ("a rib's shadow", "severe", False),
+    ],
+)
+def test_a_grade_of_attenuation_that_its_own_share_does_not_have_is_flagged(reason, grade, at_odds):
+    points = points_of("attenuation", grade, GALLBLADDER, PROTOCOL)
+    found = judge(Stated("attenuation", grade, points, reason), score=10 - points)
+    assert found.flags == (("share_mismatch",) if at_odds else ())
+    assert revise(found, Strike(f"attenuation.{grade}"), PROTOCOL).flags == ()
+
+
 def test_an_answer_without_its_deductions_has_no_score_whatever_it_says():
     found = judge(Stated(NECK, "incomplete", 2), judged=False, score=8)
     assert found.score is None and set(found.flags) == {"no_deductions", "score_mismatch"}

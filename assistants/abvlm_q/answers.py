@@ -46,6 +46,7 @@ _SEPARATORS = re.compile(r"[\s、；;。.]*")
 _UP_TO_SEPARATOR = re.compile(r"[^、；;]+")
 _LONGEST_HEADING = 40  # characters; a longer line is none
 _LONGEST_DEDUCTION = 1000  # characters; a model that never ends a line must not keep the reader busy
+_PERCENT = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d+)?)\s*[%％]")
 _LIST_SIGN = re.compile(r"\s*(?:[-*•]|\d{1,2}[.、)])?\s*")  # models like to number their lines
 
 
@@ -172,6 +173,12 @@ def read(text: str, names: Names, canvas: Canvas) -> tuple[Answer, Counter[str]]
     reader.feed(text)
     reader.close()
     return reader.answer, reader.counts
+
+
+def stated_share(reason: str) -> float | None:
+    """The share (0 to 1) that a reason names first, as "18%"; None where it names none."""
+    match = _PERCENT.search(reason)
+    return min(float(match.group(1)) / 100, 1.0) if match else None
 
 
 class AnswerReader:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from assistants.abvlm_q.answers import Answer, Stated
+from assistants.abvlm_q.answers import Answer, Stated, stated_share
 from imaging.planes import ATTENUATION, FAULTS, NON_STANDARD, Planes
 from models.boxes import CORRECTIONS, Box
 
@@ -32,6 +32,7 @@ FLAGS = (
     "refused_deduction",  # one was named that could not be counted, so the score may be too high
     "missing_deduction",  # a key structure was neither found nor deducted
     "found_but_not_displayed",  # a structure has a box, and points taken for not being displayed
+    "share_mismatch",  # the model's grade of attenuation is not that of the share which its reason names
 )
 
 
@@ -287,6 +288,17 @@ def _flags(assessment: Assessment, judged: bool, protocol: Planes) -> Iterable[s
     absent = {each.subject for each in counted if each.fault == "not_displayed"}
     if absent & found:
         yield "found_but_not_displayed"
+    if any(_is_at_odds(each, protocol) for each in counted):
+        yield "share_mismatch"
+
+
+def _is_at_odds(each: Judged, protocol: Planes) -> bool:
+    """Whether attenuation has another grade than its reason says; a share is told in whole percent."""
+    share = stated_share(each.reason) if each.subject == ATTENUATION else None
+    if share is None:
+        return False
+    steps = (protocol.attenuation_grade(min(max(share + near, 0), 1)) for near in (-0.005, 0, 0.005))
+    return each.fault not in {step.key for step in steps if step}
 
 
 def _same(stated: float, score: float | None) -> bool:
