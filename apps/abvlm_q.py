@@ -114,6 +114,7 @@ class PlanesPage:
         with gr.Row():
             self.correct = gr.Button(label("plane_box"), elem_id="plane-box")
             self.put = gr.Button(label("plane_new_box"), elem_id="plane-new-box")
+            self.remove = gr.Button(label("plane_remove_box"), elem_id="plane-remove-box")
 
     def _place_folder(self) -> None:
         self.files = gr.File(
@@ -157,6 +158,7 @@ class PlanesPage:
             (self.rename, self.on_rename, [self.planes]),
             (self.correct, self.on_correct, [self.boxed, self.named, *self.edges]),
             (self.put, self.on_place, [self.named, *self.edges]),
+            (self.remove, self.on_remove, [self.boxed]),
         ):
             told = [*shown, self.queue, self.table, self.histogram, self.csv, self.json]
             button.click(change, [self.review, self.queue, language, *inputs], told, queue=False, **_QUIET)
@@ -244,6 +246,12 @@ class PlanesPage:
             return plane_review.place(edges, name, review, self.protocol)
 
         return self._changed(review, queue, language, name, change)
+
+    def on_remove(
+        self, review: Review | None, queue: list[Review], language: str, index: int | None
+    ) -> Update:
+        """There is no such structure in the chosen box."""
+        return self._changed(review, queue, language, index, lambda: plane_review.remove(index))
 
     def on_box(self, review: Review | None, index: int | None) -> list[Any]:
         """The chosen structure's name, where the protocol has it, and edges, to be corrected."""

@@ -21,6 +21,7 @@ from assistants.abvlm_q.scoring import (
     Correct,
     Judged,
     Place,
+    Remove,
     Rename,
     Strike,
     points_of,
@@ -101,6 +102,10 @@ def place(edges: Sequence[float | None], label: str | None, review: Review, prot
     if any((each.label, each.box) == (label, box) for each in review.assessment.structures):
         raise ModelError("this box is there already.", "该边界框已经存在。")
     return Place(label, box)
+
+
+def remove(index: int) -> Remove:
+    return Remove(index)
 
 
 def rename(chosen: Sequence[str], protocol: Planes) -> Rename:

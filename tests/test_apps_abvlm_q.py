@@ -272,6 +272,19 @@ def test_a_structure_that_was_missed_gets_a_box(page):
     assert set(outside) == {made.status} and "x from 0 to 128" in outside[made.status]
 
 
+def test_a_box_is_taken_away_and_the_score_follows(page):
+    made = page()
+    after = made.on_remove(REVIEW, [REVIEW], "en", 1)
+    found = after[made.review].assessment
+    assert found.structures == BOXES[:1] and (found.score, found.by) == (5, CLINICIAN)
+    assert after[made.picture].count("<rect") == 1 and after[made.queue] == [after[made.review]]
+    assert "<strong>5</strong>" in after[made.verdict]
+    assert after[made.verdict].count(text("plane_by_clinician", "zh")) == 1  # of "not displayed"
+    assert len(after[made.boxed].choices) == 1
+    nothing = made.on_remove(REVIEW, [], "zh", None)
+    assert set(nothing) == {made.status} and text("plane_choose_first", "zh") in nothing[made.status]
+
+
 def test_other_planes_are_the_clinicians_and_the_score_follows(page):
     made = page()
     choices = made._choices(REVIEW, "zh")[made.planes]
