@@ -41,6 +41,8 @@ BATCH = 8  # images of a folder that are judged at once
 _SHOW_EVERY = 0.2  # seconds; each update draws the whole picture anew
 _WAIT = 0.5  # seconds between two looks at weights that are still loading
 _HEADS = ("#", "plane_file", "plane_planes", "plane_score", "plane_grade", "plane_main")
+# Gradio refuses a choice that is no longer offered in English and beside the page; `_changed` says it.
+_UNCHECKED = {"preprocess": False}
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 Update = dict  # component → its new value
@@ -108,7 +110,7 @@ class PlanesPage:
         self.named = gr.Dropdown([], label=label("plane_box_name"), elem_id="plane-named")
         with gr.Row():
             self.edges = [
-                gr.Number(label=name, precision=0, minimum=0, min_width=70, elem_id=f"plane-{name}")
+                gr.Number(label=name, precision=0, min_width=70, elem_id=f"plane-{name}")
                 for name in ("x1", "y1", "x2", "y2")
             ]
         with gr.Row():
@@ -161,10 +163,12 @@ class PlanesPage:
             (self.remove, self.on_remove, [self.boxed]),
         ):
             told = [*shown, self.queue, self.table, self.histogram, self.csv, self.json]
-            button.click(change, [self.review, self.queue, language, *inputs], told, queue=False, **_QUIET)
-        self.boxed.change(self.on_box, [self.review, self.boxed], [self.named, *self.edges], **_QUIET)
-        self.answer_in.change(self.on_language, [self.review, self.answer_in], controls, **_QUIET)
-        self.answer_in.change(self.on_table, [self.queue, self.answer_in], self.table, **_QUIET)
+            asked_of = [self.review, self.queue, language, *inputs]
+            button.click(change, asked_of, told, queue=False, **_UNCHECKED, **_QUIET)
+        placed = [self.named, *self.edges]
+        self.boxed.change(self.on_box, [self.review, self.boxed], placed, **_UNCHECKED, **_QUIET)
+        language.change(self.on_language, [self.review, language], controls, **_QUIET)
+        language.change(self.on_table, [self.queue, language], self.table, **_QUIET)
         worked = self.run.click(
             self.on_run, [self.files, self.queue, self.answer_in, language], folder, **running
         )
@@ -185,6 +189,7 @@ class PlanesPage:
                 self.review: None,
                 self.picture: plane_view.picture(review, self.protocol),
                 self.verdict: "",
+                **self._choices(None, language),
                 self.status: f'<span class="busy">{both("plane_looking")}</span>',
             }
             last = 0.0
@@ -323,7 +328,8 @@ class PlanesPage:
         try:
             after = review.changed(change(), self.protocol)
         except (ModelError, ValueError) as error:
-            why = error.message(language) if isinstance(error, ModelError) else error
+            told = isinstance(error, ModelError)
+            why = error.message(language) if told else text("plane_stale", language)
             return {self.status: _problem(text("plane_bad_change", language, why=why))}
         told = {**self._shown(after, language), self.status: both("plane_changed")}
         if review in queue:

@@ -89,10 +89,12 @@ def correct(
     """The box at `index` as it was typed, under another name where one was chosen.
 
     ModelError for what is no box inside the part of the picture that the model saw, and where neither name
-    is the protocol's.
+    is the protocol's; ValueError for a box that is not there.
     """
     structures = review.assessment.structures
-    label = label or (structures[index].label if index < len(structures) else None)
+    if not 0 <= index < len(structures):
+        raise ValueError(f"there is no box {index} among {len(structures)}")
+    label = label or structures[index].label
     return Correct(index, _typed(edges, review), _known(label, protocol))
 
 

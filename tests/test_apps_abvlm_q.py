@@ -313,6 +313,37 @@ def test_a_box_of_something_unknown_takes_a_name_of_the_protocols(page):
     assert named[made.review].assessment.structures == (Structure("spleen", (1, 2, 3, 4), CLINICIAN),)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_choice_that_no_longer_holds_is_told_in_the_pages_language(page, language):
+    made = page()
+    unscored = REVIEW.with_reply(replace(FOUND, score=None, grade=None, deductions=()))
+    for after in (
+        made.on_strike(REVIEW, [], language, "spleen.not_displayed"),
+        made.on_add(REVIEW, [], language, "heart.incomplete"),
+        made.on_add(unscored, [], language, "attenuation.mild"),
+        made.on_correct(REVIEW, [], language, 2, None, 1, 2, 3, 4),
+        made.on_remove(REVIEW, [], language, 2),
+    ):
+        why = text("plane_bad_change", language, why=text("plane_stale", language))
+        assert set(after) == {made.status} and why in after[made.status]
+    outside = made.on_correct(REVIEW, [], language, 0, None, -1, 2, 3, 4)
+    assert ("边界框须满足" in outside[made.status]) == (language == "zh")
+
+
+def test_gradio_refuses_no_correction_in_words_of_its_own():
+    """A choice that is no longer offered, or an edge below 0, would be told in English whatever the page."""
+    with gr.Blocks() as blocks:
+        language = gr.Textbox()
+        made = PlanesPage(ready(Told(FOUND)))
+        made.place()
+        made.wire(language)
+    inputs = {made.struck, made.added, made.planes, made.boxed, made.named, *made.edges}
+    corrections = [fn for fn in blocks.fns.values() if inputs & set(fn.inputs)]
+    assert len(corrections) == 7 and not any(fn.preprocess for fn in corrections)
+    of_language = [fn for fn in blocks.fns.values() if (language._id, "change") in fn.targets]
+    assert {fn.fn.__name__ for fn in of_language} == {"on_language", "on_table"}
+
+
 def test_changing_nothing_says_so(page):
     made = page()
     for after in (made.on_strike(None, [], "en", "x"), made.on_add(REVIEW, [], "en", None)):
