@@ -15,7 +15,7 @@ import html
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -172,9 +172,10 @@ class PlanesPage:
         worked = self.run.click(
             self.on_run, [self.files, self.queue, self.answer_in, language], folder, **running
         )
-        worked.failure(self.on_halted, self.queue, self.progress, queue=False, **_QUIET)
+        worked.failure(self.on_halted, [self.queue, language], folder, queue=False, **_QUIET)
         self.halt.click(None, None, None, cancels=[worked], queue=False, **_QUIET)
-        self.table.select(self.on_open, [self.queue, language], [*shown, self.ways], queue=False, **_QUIET)
+        opened = [*shown, self.ways, self.progress]
+        self.table.select(self.on_open, [self.queue, language], opened, queue=False, **_QUIET)
 
     def on_judge(self, path: str | None, answer_in: str, language: str) -> Iterator[Update]:
         """Judge one file's image, drawing boxes while the answer comes."""
@@ -281,7 +282,8 @@ class PlanesPage:
         """
         try:
             yield {self.progress: both("status_reading")}
-            queue, problems = _queued(paths, queue)
+            found, problems = yield from self._read(paths)
+            queue = _with_known(found, queue)
             yield {**self._listed(queue, language), self.progress: _problems(problems, language)}
             while not self.opening.wait(_WAIT):
                 yield {self.progress: both("badge_loading")}
@@ -296,14 +298,19 @@ class PlanesPage:
         except Exception as error:  # a page must survive anything
             yield {self.progress: _problem(explain(error, language))}
 
-    def on_halted(self, queue: list[Review]) -> str:
-        """Stopped: what was done is there."""
+    def on_halted(self, queue: list[Review], language: str) -> Update:
+        """Stopped: what was done is there, also of the batch that was at work."""
         done = sum(map(_is_done, queue))
-        return both("plane_halted", done=done, count=len(queue))
+        return {
+            **self._listed(queue, language),
+            self.progress: both("plane_halted", done=done, count=len(queue)),
+        }
 
     def on_open(self, queue: list[Review], language: str, event: gr.SelectData) -> Update:
         """Open the image of a row that was clicked: its number stands in the first cell, however sorted."""
         number = int(float(event.row_value[0])) - 1
+        if not queue:
+            return {self.progress: _problem(text("plane_expired", language))}
         if not 0 <= number < len(queue) or queue[number].assessment is None:
             return {self.ways: gr.skip()}
         return {
@@ -380,6 +387,31 @@ class PlanesPage:
             ),
         }
 
+    def _read(
+        self, paths: Sequence[str] | None
+    ) -> Generator[Update, None, tuple[list[Review], list[UnreadableUploads]]]:
+        """The images of a folder, and its bad files; NoImage without a folder. The images of a cine are told
+        apart by their numbers."""
+        if not paths:
+            raise NoImage
+        found, problems, last = [], [], time.monotonic()
+        in_order = sorted(paths, key=lambda path: Path(path).name)  # folders are named by hashes
+        for done, path in enumerate(in_order):
+            if time.monotonic() - last > _SHOW_EVERY:
+                last = time.monotonic()
+                yield {self.progress: _bar("plane_reading", done, len(in_order))}
+            try:
+                frames = read_uploads([path])
+            except UnreadableUploads as error:
+                problems.append(error)
+                continue
+            for frame in frames:
+                review = _begun(frame)  # the same pixels have the same path: it is named by their hash
+                if len(frames) > 1:
+                    review = replace(review, source=f"{frame.source} #{frame.index + 1}")
+                found.append(review)
+        return found, problems
+
     def _judged(self, reviews: Sequence[Review], answer_in: str) -> list[Review]:
         """The reviews with the assistant's answers: all at once, or one by one where that fails, so that one
         image never keeps the others from being judged."""
@@ -406,10 +438,11 @@ class PlanesPage:
             self.queue: queue,
             self.table: self._table(queue, language),
             self.histogram: plane_view.histogram(done, self.protocol),
-            **{
-                button: gr.DownloadButton(value=_written(name, write(done, model)), interactive=True)
+            **{  # nothing to take along is not what another folder left there
+                button: gr.DownloadButton(
+                    value=_written(name, write(done, model)) if done else None, interactive=bool(done)
+                )
                 for button, (name, write) in files.items()
-                if done
             },
         }
 
@@ -459,31 +492,20 @@ def _is_done(review: Review) -> bool:
     return review.finished or review.error is not None
 
 
-def _queued(paths: Sequence[str] | None, queue: list[Review]) -> tuple[list[Review], list[UnreadableUploads]]:
-    """The images of a folder, with what is known of those that were judged before; and its bad files. One
-    that was refused is tried again. The images of a cine are told apart by their numbers."""
-    if not paths:
-        raise NoImage
+def _with_known(found: Sequence[Review], queue: Sequence[Review]) -> list[Review]:
+    """The images of a folder, with what is known of those that were judged before. One that was refused is
+    tried again."""
     known = {(each.source, each.path): each for each in queue if each.finished}
-    found, problems = [], []
-    for path in sorted(paths, key=lambda path: Path(path).name):  # folders are named by hashes
-        try:
-            frames = read_uploads([path])
-        except UnreadableUploads as error:
-            problems.append(error)
-            continue
-        for frame in frames:
-            review = _begun(frame)  # the same pixels have the same path: it is named by their hash
-            if len(frames) > 1:
-                review = replace(review, source=f"{frame.source} #{frame.index + 1}")
-            found.append(known.get((review.source, review.path), review))
-    return found, problems
+    return [known.get((each.source, each.path), each) for each in found]
 
 
 def _progress(queue: Sequence[Review], problems: Sequence[UnreadableUploads], language: str) -> str:
     done = sum(map(_is_done, queue))
-    bar = f'<progress max="{len(queue)}" value="{done}"></progress>'
-    return f"{bar} {both('plane_progress', done=done, count=len(queue))}{_problems(problems, language)}"
+    return f"{_bar('plane_progress', done, len(queue))}{_problems(problems, language)}"
+
+
+def _bar(key: str, done: int, count: int) -> str:
+    return f'<progress max="{count}" value="{done}"></progress> {both(key, done=done, count=count)}'
 
 
 def _problems(problems: Sequence[UnreadableUploads], language: str) -> str:

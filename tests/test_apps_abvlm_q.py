@@ -385,7 +385,10 @@ def test_stop_keeps_what_is_done_and_starting_again_goes_on(page, monkeypatch):
     paths = [upload(f"{n}.png", n) for n in range(5)]
     _, queue = run(made, paths, stop_after=1)
     assert [each.finished for each in queue] == [True, True, False, False, False]
-    assert "2" in made.on_halted(queue) and len(made.opening.assistant.asked) == 2
+    halted = made.on_halted(queue, "zh")
+    assert text("plane_halted", "zh", done=2, count=5) in halted[made.progress]
+    assert [row[3] for row in halted[made.table].value["data"]] == [8, 8, None, None, None]
+    assert len(made.opening.assistant.asked) == 2
     corrected = [queue[0].changed(Add("attenuation", "mild"), PROTOCOL), *queue[1:]]
     _, again = run(made, paths, corrected)
     assert all(each.finished for each in again) and len(made.opening.assistant.asked) == 5
@@ -399,6 +402,44 @@ def test_a_bad_file_and_a_refused_image_do_not_stop_the_others(page):
     updates, queue = run(made, [str(letter), upload("1.png", 1), upload("2.png", 2)])
     assert [each.error["en"] for each in queue] == ["too narrow"] * 2
     assert "letter.png" in updates[-1][made.progress]
+
+
+def test_a_large_folder_tells_how_many_of_its_files_are_read(page, monkeypatch):
+    monkeypatch.setattr(abvlm_q, "_SHOW_EVERY", -1)
+    made = page()
+    updates, _ = run(made, [upload(f"{n}.png", n) for n in range(3)])
+    begun = next(n for n, update in enumerate(updates) if made.queue in update)
+    read = [update[made.progress] for update in updates[1:begun]]
+    assert [f'max="3" value="{n}"' in bar for n, bar in enumerate(read)] == [True] * 3
+    assert text("plane_reading", "zh", done=2, count=3) in read[2]
+
+
+def test_a_correction_while_the_folder_is_read_again_is_kept(page, monkeypatch):
+    monkeypatch.setattr(abvlm_q, "_SHOW_EVERY", -1)
+    made, paths = page(), [upload(f"{n}.png", n) for n in range(2)]
+    _, queue = run(made, paths)
+    events = made.on_run(paths, queue, "en", "en")
+    next(events), next(events)
+    made.on_strike(queue[1], queue, "en", "spleen.incomplete")
+    *_, again = (update[made.queue] for update in events if made.queue in update)
+    assert [each.assessment.score for each in again] == [8, 10]
+
+
+def test_another_folder_offers_no_files_of_the_last_one(page):
+    made = page()
+    _, queue = run(made, [upload("1.png", 1)])
+    events = made.on_run([upload("2.png", 2)], queue, "en", "en")
+    first = next(update for update in events if made.queue in update)
+    for button in (made.csv, made.json):
+        assert (first[button].value, first[button].interactive) == (None, False)
+
+
+def test_a_click_on_results_that_are_gone_says_so(page):
+    class Event:
+        row_value = ["1", "1.png"]
+
+    made = page()
+    assert text("plane_expired", "zh") in made.on_open([], "zh", Event)[made.progress]
 
 
 def test_a_correction_while_the_folder_runs_is_kept(page, monkeypatch):
