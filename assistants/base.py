@@ -87,6 +87,7 @@ class Assistant(Protocol):
     demo: bool  # True when these are the small weights trained on simulated images
     device: str
     dtype: str  # "bfloat16", or "bfloat16 4bit" when quantised: answers depend on it
+    settings: Settings  # what holds where a caller names none
     folders: tuple[Path, ...]  # where all lies that its answers come from: weights, tokenizer, template
 
     def request(self, turn: Turn) -> str:

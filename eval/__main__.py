@@ -55,22 +55,19 @@ def _sentence(error: Exception) -> str:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from assistants.base import Settings
     from eval.prediction import predict
 
-    settings = Settings(
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        max_pixels=args.max_pixels or None,
-        seed=args.seed,
-    )
+    named = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature, "seed": args.seed}
+    changes = {name: value for name, value in named.items() if value is not None}
+    if args.max_pixels is not None:
+        changes["max_pixels"] = args.max_pixels or None
     summary = predict(
         args.cases,
         _assistant(args),
         args.weights,
         args.output,
         batch_size=args.batch_size or BATCHES.get(args.assistant, 1),
-        settings=settings,
+        changes=changes,
         device=args.device,
         dtype=args.dtype,
         limit=args.limit,
@@ -401,10 +398,12 @@ def _predict_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
-    parser.add_argument("--max-new-tokens", type=_at_least(1), default=512)
-    parser.add_argument("--temperature", type=_temperature, default=0.0, help="0 is greedy (default)")
     parser.add_argument(
-        "--max-pixels", type=int, default=392 * 392, help="per image; 0 keeps the checkpoint's own"
+        "--max-new-tokens", type=_at_least(1), help="default: what the assistant writes on the page"
+    )
+    parser.add_argument("--temperature", type=_temperature, help="0 is greedy (default)")
+    parser.add_argument(
+        "--max-pixels", type=int, help="per image; default: as on the page; 0 keeps the checkpoint's own"
     )
     parser.add_argument("--seed", type=int, help="of sampling, where the temperature is above 0")
 

@@ -19,7 +19,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -182,6 +182,7 @@ def predict(
     *,
     batch_size: int = 1,
     settings: Settings | None = None,
+    changes: Mapping[str, Any] | None = None,
     device: str = "auto",
     dtype: str = "auto",
     limit: int | None = None,
@@ -199,6 +200,7 @@ def predict(
     The set is whatever `eval.testsets` reads; `split` and `images` are for it. `prompt` is said in place of
     every question. So many `comparisons` of two of its images one level apart are added
     (`eval.quality_sets`).
+    `settings` are the assistant's own, as on the page, with `changes` to single ones of them.
     `assistant` is a name for `open_assistant`, opened with `weights`, `device` and `dtype`, or one that is
     open already. An output that is there is gone on with: valid answers are kept, failures asked again,
     answers that no longer hold moved to `NAME.stale.jsonl`. Image paths in it are relative to it. With
@@ -208,7 +210,7 @@ def predict(
     Raises PairError for cases that cannot be read, or an output that is another's or in use, OSError for the
     cases, and what `open_assistant` raises.
     """
-    from assistants.base import Settings, open_assistant
+    from assistants.base import open_assistant
 
     for name, value in {"batch_size": batch_size, "limit": limit, "max_frames": max_frames}.items():
         if value is not None and value < 1:
@@ -222,7 +224,8 @@ def predict(
         rows = _read_rows(output)
         if isinstance(assistant, str):
             assistant = open_assistant(assistant, weights, device=device, dtype=dtype)
-        asking = Asking(assistant, settings or Settings(), max_frames, cut_to_sector, tell_organ, prompt)
+        settings = replace(settings or assistant.settings, **changes or {})
+        asking = Asking(assistant, settings, max_frames, cut_to_sector, tell_organ, prompt)
         kept, stale = _sort_out(rows, cases, limit, asking, output.parent)
         stale_file = output.with_name(output.name.removesuffix(".jsonl") + ".stale.jsonl")
         _set_aside(stale, stale_file)

@@ -16,6 +16,7 @@ from apps import qbench, ratings
 from apps.language import LANGUAGES, text
 from apps.opening import Opening
 from apps.qbench import Asked, Found
+from assistants.base import Settings
 from assistants.qbench import prompts
 from assistants.qbench.assistant import QualityReply
 from imaging.files import load_frames
@@ -268,6 +269,7 @@ class Slow:
     """A rater that counts what it is asked, and can be told to fail at a group."""
 
     name, title, demo, device, dtype, folders = "qbench", "Rater", True, "cpu", "float32", ()
+    settings = Settings()
 
     def __init__(self, fails_at=None):
         self.groups, self.fails_at = [], fails_at

@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_abvlm_q_assistant import save
 
+from assistants.abvlm_q.assistant import AbVLMQAssistant
 from assistants.base import Settings
 from benchmarks import abvlm_q, abvlm_q_peer
 from benchmarks.abvlm_q_peer import Classifier, fit, labels_of, stated, truth, write
@@ -25,7 +26,7 @@ def cases(tmp_path_factory):
 
 def test_single_and_batched_stand_in_one_table(tmp_path, capsys, monkeypatch):
     few = Settings(max_new_tokens=4, max_pixels=56 * 56)
-    monkeypatch.setattr("assistants.abvlm_q.assistant.OWN_SETTINGS", few)
+    monkeypatch.setattr(AbVLMQAssistant, "settings", few)
     folder = save(tmp_path, max_position_embeddings=4096)
     assert (
         abvlm_q.main(["--weights", str(folder), "--images", "3", "--batch", "2", "3", "--device", "cpu"]) == 0

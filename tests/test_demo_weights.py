@@ -13,14 +13,18 @@ from assistants.qbench import prompts
 from assistants.qbench.clustering import choose
 from benchmarks.demo_echovlm import ask, judge
 from benchmarks.familiarity import distances, photographs, real, simulated
+from eval import Options, read_pairs, score_pairs
+from eval.prediction import predict
 from imaging.case import read_cases
 from imaging.files import load_frames
 from imaging.frame import Frame
+from imaging.planes import load_planes
 from models.checkpoint import certify
 from models.familiarity import Familiarity
 from simulator import quality
 from simulator.cases import Order
 from simulator.group import make
+from training.simulated import simulate
 
 DEMO_WEIGHTS = demo_weights("echovlm")
 DEMO = DEMO_WEIGHTS.parent
@@ -215,3 +219,51 @@ def test_the_rater_knows_simulated_images_from_photographs(rater):
     near = distances(rater, familiarity, simulated(60, 32, "qbench"))
     assert (near <= familiarity.threshold).float().mean() >= 0.93
     assert (distances(rater, familiarity, photographs()) > familiarity.threshold).all()
+
+
+# --- AbVLM-Q -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plane_judge():
+    return open_assistant("abvlm_q", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def judged_views(plane_judge, tmp_path_factory):
+    """Answers to standard and non-standard views of a seed that training never saw, in both languages."""
+    folder = tmp_path_factory.mktemp("views")
+    simulate({"cases": 60, "seed": 36, "task": ["plane"], "quiet": True}, folder, lambda line: None)
+    predict(folder / "cases.jsonl", plane_judge, None, folder / "answers.jsonl", batch_size=10)
+    return read_pairs(folder / "answers.jsonl")
+
+
+def test_abvlm_q_finds_structures_planes_and_grades(judged_views):
+    result = score_pairs(judged_views, Options(profiles=(), resamples=0))
+    least = {  # of 100; the card says more of its many
+        ("detection", "Precision"): 80,
+        ("detection", "Recall"): 75,
+        ("planes", "Label accuracy"): 94,
+        ("planes", "Subset accuracy"): 75,
+        ("grades", "Grade accuracy"): 55,
+    }
+    assert not {cell: result.value(*cell) for cell, bar in least.items() if result.value(*cell) < bar}
+    assert result.value("detection", "Mean IoU") >= 0.65
+
+
+def test_abvlm_q_answers_whole_and_its_score_is_its_deductions(judged_views):
+    protocol = load_planes()
+    for pair in judged_views:
+        assert pair.values["stopped_by"] == "end" and pair.values["prediction_plane"]
+        if (score := pair.values["prediction_score"]) is not None:
+            points = sum(
+                each["points"] for each in pair.values["prediction_deductions"] if not each["struck"]
+            )
+            assert score == max(protocol.lowest, protocol.highest - points)
+
+
+def test_abvlm_q_knows_simulated_images_from_photographs(plane_judge):
+    familiarity = Familiarity.load(plane_judge.folders[0])
+    near = distances(plane_judge, familiarity, simulated(60, 32, "abvlm_q"))
+    assert (near <= familiarity.threshold).float().mean() >= 0.95
+    assert (distances(plane_judge, familiarity, photographs()) > familiarity.threshold).all()

@@ -28,6 +28,7 @@ class Parrot:
     """Says the words of its turn again, and how many images came with them. "crash" in them is an error."""
 
     name, title, demo, device, dtype = "parrot", "Parrot", False, "cpu", "float32"
+    settings = Settings()
 
     def __init__(self, folder, *, wording="", at_most=100, length=1, slow=0.0):
         self.folders = (Path(folder),)
@@ -484,6 +485,13 @@ def test_a_failure_is_asked_again(cases, parrot, output):
     healed = run(cases, parrot, output)
     assert (healed.answered, healed.reused, healed.failed, healed.stale) == (1, 7, (), 0)
     assert texts(output) == EXPECTED
+
+
+def test_what_is_not_named_is_the_assistants_own(cases, parrot, output):
+    parrot.settings = Settings(max_new_tokens=77, max_pixels=None)
+    run(cases, parrot, output, changes={"max_pixels": 9})
+    kept = rows(output)[0]["fingerprint"]["settings"]
+    assert (kept["max_new_tokens"], kept["max_pixels"], kept["temperature"]) == (77, 9, 0.0)
 
 
 def test_an_answer_that_says_nothing_is_an_answer(cases, parrot, output):

@@ -33,8 +33,6 @@ from models.familiarity import Familiarity
 from models.registry import title_of
 from models.streaming import Piece, Writer, is_out_of_memory, room_for_answer
 
-# The paper does not resize images; here only the checkpoint's own budget holds.
-OWN_SETTINGS = Settings(max_new_tokens=1024, max_pixels=None)
 _ROOM_TO_ANSWER = 256  # tokens a prompt must leave free: three structures and as many deductions
 
 
@@ -86,6 +84,7 @@ class AbVLMQAssistant:
     """The `Assistant` of the AbVLM-Q paper, under one protocol."""
 
     name = "abvlm_q"
+    settings = Settings(max_new_tokens=1024, max_pixels=None)  # the paper does not resize images
 
     def __init__(
         self,
@@ -158,7 +157,7 @@ class AbVLMQAssistant:
         Raises ModelError for any other number of images than one, ContextOverflow, OutOfMemory or
         UnusableImage, each with a text for the person who asked, and ValueError for a task not "plane".
         """
-        settings = settings or OWN_SETTINGS
+        settings = settings or self.settings
         started = time.monotonic()
         asked = self._prepare(_with_image(turn, history), settings)
         reader = AnswerReader(self._names, asked.canvas)
@@ -190,7 +189,7 @@ class AbVLMQAssistant:
         Raises what `stream` raises, for all turns when one is to blame. Sampled answers are written one
         after another, because a seed belongs to one text.
         """
-        settings = settings or OWN_SETTINGS
+        settings = settings or self.settings
         if settings.temperature > 0:
             return [list(self.stream(turn, (), settings))[-1] for turn in turns]
         asked = [self._prepare(_with_image(turn, ()), settings) for turn in turns]

@@ -66,6 +66,7 @@ class EchoVLMAssistant:
     """The `Assistant` of the EchoVLM paper. `familiarity` knows what the demo weights were trained on."""
 
     name = "echovlm"
+    settings = Settings()
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class EchoVLMAssistant:
         who asked. An empty Reply comes after every few frames that are compared and about four times a second
         while the model is busy, so that a reader can leave.
         """
-        settings = settings or Settings()
+        settings = settings or self.settings
         started = time.monotonic()
         out_of_memory = None
         try:
@@ -153,7 +154,7 @@ class EchoVLMAssistant:
         Raises what `stream` raises, for all turns when one is to blame. Sampled answers are written one
         after another, because a seed belongs to one text.
         """
-        settings = settings or Settings()
+        settings = settings or self.settings
         if settings.temperature > 0:
             return [list(self.stream(turn, (), settings))[-1] for turn in turns]
         pieces = None

@@ -57,6 +57,7 @@ class LlavaUltraAssistant:
     """The `Assistant` of the LLaVA-Ultra paper. `familiarity` knows what the demo weights were trained on."""
 
     name = "llava_ultra"
+    settings = Settings()
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class LlavaUltraAssistant:
         who asked. An empty Reply comes after every batch of frames and about four times a second while the
         model is busy, so that a reader can leave.
         """
-        settings = settings or Settings()
+        settings = settings or self.settings
         started = time.monotonic()
         out_of_memory = None
         try:
@@ -154,7 +155,7 @@ class LlavaUltraAssistant:
         Raises what `stream` raises, for all turns when one is to blame. Sampled answers are written one after
         another, because a seed belongs to one text.
         """
-        settings = settings or Settings()
+        settings = settings or self.settings
         if settings.temperature > 0:
             return [list(self.stream(turn, (), settings))[-1] for turn in turns]
         asked = pieces = None

@@ -86,6 +86,7 @@ class QBenchAssistant:
     """
 
     name = "qbench"
+    settings = Settings()
 
     def __init__(
         self,
@@ -262,7 +263,7 @@ class QBenchAssistant:
     def _read(self, asked: Sequence[Asked], settings: Settings | None, looks: Looks) -> list[Reading]:
         if not asked:
             return []
-        max_pixels, full = (settings or Settings()).max_pixels, None
+        max_pixels, full = (settings or self.settings).max_pixels, None
         try:
             if self.strategy == "raw":
                 return self.reader.write(asked, max_pixels)
@@ -296,7 +297,7 @@ class QBenchAssistant:
         """Which images are unlike all the demo weights were trained on; none for published weights."""
         if self._familiarity is None or not isinstance(self.reader, LocalReader) or not frames:
             return ()
-        seen = self.reader.likelihood.look(frames, (settings or Settings()).max_pixels, looks)
+        seen = self.reader.likelihood.look(frames, (settings or self.settings).max_pixels, looks)
         far = self._familiarity.far(torch.stack([appearance(look.states, look.features) for look in seen]))
         return tuple(index for index, strange in enumerate(far) if strange)
 
