@@ -39,6 +39,7 @@ from models.errors import ModelError
 
 BATCH = 8  # images of a folder that are judged at once
 _SHOW_EVERY = 0.2  # seconds; each update draws the whole picture anew
+_NAMED_PROBLEMS = 3  # files of a folder that could not be read, by name; the rest is counted
 _WAIT = 0.5  # seconds between two looks at weights that are still loading
 _HEADS = ("#", "plane_file", "plane_planes", "plane_score", "plane_grade", "plane_main")
 # Gradio refuses a choice that is no longer offered in English and beside the page; `_changed` says it.
@@ -200,7 +201,7 @@ class PlanesPage:
                         last = time.monotonic()
                         review = review.with_reply(reply)
                         yield self._shown(review, language)
-            yield {self.status: both("plane_done")}
+            yield {self.status: both("plane_done", file=frame.source)}
         except Exception as error:  # a page must survive anything
             yield {self.status: _problem(explain(error, language))}
 
@@ -509,7 +510,11 @@ def _bar(key: str, done: int, count: int) -> str:
 
 
 def _problems(problems: Sequence[UnreadableUploads], language: str) -> str:
-    return "".join(_problem(each.message(language)) for each in problems)
+    """The first few files that could not be read, a line each, and how many more there are."""
+    more = len(problems) - _NAMED_PROBLEMS
+    lines = [each.message(language) for each in problems[:_NAMED_PROBLEMS]]
+    lines += [text("plane_more_problems", language, count=more)] if more > 0 else []
+    return "".join(map(_problem, lines))
 
 
 def _problem(sentence: str) -> str:

@@ -343,7 +343,7 @@ def test_a_view_may_lose_its_score_by_a_clinician_and_get_one():
     assert (view.score, view.grade, view.by) == (None, None, CLINICIAN)
     assert all(each.struck for each in view.deductions)
     back = revise(judge(planes=("non_standard",)), Rename(GALLBLADDER), PROTOCOL)
-    assert (back.score, back.flags) == (10, ())
+    assert (back.score, back.flags) == (10, ("not_judged",))  # nobody looked for its faults
     unfinished = judge(planes=(), judged=False)
     assert set(unfinished.flags) == {"no_plane", "no_deductions"}
     still = revise(unfinished, Rename(GALLBLADDER), PROTOCOL)

@@ -192,7 +192,7 @@ def test_boxes_come_while_the_answer_is_written_and_the_rest_at_its_end(page):
     *_, last, done = updates
     assert last[made.review].assessment == FOUND.assessment and last[made.review].finished
     assert [value for _, value in last[made.struck].choices] == ["spleen.incomplete"]
-    assert text("plane_done", "zh") in done[made.status]
+    assert text("plane_done", "zh", file="scan.png") in done[made.status]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -26,6 +26,7 @@ FLAGS = (
     "no_plane",  # none was named that the protocol knows
     "no_deductions",  # the deductions were not named to their end: there is no score
     "no_stated_score",  # the model gave no sum of its own
+    "not_judged",  # a clinician named a plane for an image that the model gave no score
     "score_mismatch",  # the model's own sum differs from its deductions'
     "plane_without_structures",  # a plane whose key structures were not found
     "unknown_structure",  # a box for something that is not in the protocol
@@ -272,7 +273,7 @@ def _flags(assessment: Assessment, judged: bool, protocol: Planes) -> Iterable[s
     if not judged:
         yield "no_deductions"
     if assessment.score is not None and assessment.stated_score is None:
-        yield "no_stated_score"
+        yield "not_judged" if assessment.planes_by == CLINICIAN else "no_stated_score"
     elif assessment.stated_score is not None and not _same(assessment.stated_score, assessment.score):
         yield "score_mismatch"
     if any(not _shows(found, key, protocol) for key in planes if key != NON_STANDARD):
