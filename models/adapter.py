@@ -77,19 +77,39 @@ def base_of(folder: Path) -> str:
 
 def with_adapter(model: PreTrainedModel, base: str, folder: Path) -> PeftModel:
     """The model of `base` with the adapter beside its weights."""
+    config = config_of(folder)
+    config.inference_mode = True
+    try:
+        wrapped = get_peft_model(model, config)
+    except ValueError as error:  # peft found no layer of that name
+        raise _no_adapter(folder, base, error) from error
+    fill(wrapped, base, folder)
+    return wrapped
+
+
+def config_of(folder: Path) -> LoraConfig:
+    """What an adapter says of itself; CheckpointError where that cannot be read."""
+    try:
+        return LoraConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError) as error:
+        raise _no_adapter(folder, base_of(folder), error) from error
+
+
+def fill(wrapped: PeftModel, base: str, folder: Path) -> None:
+    """Put the folder's tensors into the LoRA of a model of `base`; CheckpointError unless every one fits."""
     try:
         found = load_file(folder / TENSORS)
-        config = LoraConfig.from_pretrained(str(folder))
-        config.inference_mode = True
-        wrapped = get_peft_model(model, config)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} holds no adapter for its base, {base}: {error}",
-            f"{folder} 中的适配器无法用于 {base}：{error}",
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise _no_adapter(folder, base, error) from error
     _require_fit(get_peft_model_state_dict(wrapped), found, base, folder)
     set_peft_model_state_dict(wrapped, found)
-    return wrapped
+
+
+def _no_adapter(folder: Path, base: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} holds no adapter for its base, {base}: {error}",
+        f"{folder} 中的适配器无法用于 {base}：{error}",
+    )
 
 
 def _require_fit(needed: dict[str, Tensor], found: dict[str, Tensor], base: str, folder: Path) -> None:

@@ -370,6 +370,25 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(trained, material, tmp_path
         assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items()), part
 
 
+def test_an_adapter_is_gone_on_from(trained, material, tmp_path, capsys):
+    recipe = yaml.safe_load(toy(material, tmp_path).read_text())
+    recipe["stages"] = recipe["stages"][2:]
+    recipe["stages"][0]["schedule"]["learning_rate"] = 1e-9
+    (tmp_path / "on.yaml").write_text(yaml.safe_dump(recipe))
+    words = ["--adapter", str(trained / "published"), "--output"]
+    assert main([str(tmp_path / "on.yaml"), *words, str(tmp_path / "out")]) == 0
+    before = load_file(trained / "published/adapter_model.safetensors")
+    after = load_file(tmp_path / "out/adapter/adapter_model.safetensors")
+    assert before.keys() == after.keys() and any(tensor.any() for tensor in before.values())
+    assert all(torch.allclose(before[name].float(), after[name].float(), atol=1e-6) for name in before)
+    recipe["stages"][0]["lora"]["rank"] = 4
+    (tmp_path / "on.yaml").write_text(yaml.safe_dump(recipe))
+    assert main([str(tmp_path / "on.yaml"), *words, str(tmp_path / "other")]) == 2
+    assert "adapter: its rank is 2, not 4 as the recipe's" in capsys.readouterr().err
+    assert main([str(tmp_path / "on.yaml"), "--adapter", "nowhere", "--output", str(tmp_path / "no")]) == 2
+    assert "adapter: nowhere is no adapter" in capsys.readouterr().err
+
+
 def test_a_demo_is_marked_small_and_knows_strange_images(material, tmp_path):
     path = toy(material, tmp_path)
     raw = yaml.safe_load(path.read_text())

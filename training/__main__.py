@@ -25,7 +25,7 @@ STOPPED = 143  # what a shell reports of a process that SIGTERM ended
 def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
-        recipe = read_recipe(args.recipe, base=args.base, cases=args.cases)
+        recipe = read_recipe(args.recipe, base=args.base, adapter=args.adapter, cases=args.cases)
         output = args.output or Path("runs") / recipe.name
         if not args.resume and not untouched(output):
             raise RecipeError(f"{output} is not empty: go on with --resume, or choose another --output")
@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on with what stands in the output folder")
     parser.add_argument(
         "--base", metavar="PATH_OR_ID", help="published weights in place of the recipe's base"
+    )
+    parser.add_argument(
+        "--adapter", metavar="PATH", help="an adapter on the base, which the recipe's LoRA goes on from"
     )
     parser.add_argument(
         "--cases", nargs="+", metavar="CASES.jsonl", help="files of cases in place of the recipe's"

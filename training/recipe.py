@@ -137,8 +137,10 @@ class Recipe:
 
     Cases: `simulate`, the arguments of `python -m simulator` that makes them, or `cases`, JSONL files.
     Model: `base`, published weights by folder or Hugging Face id, or a fresh one of `vocabulary` tokens with
-    the configuration fields `vision` and `text`. `mixture` holds EchoVLM's own fields. `tokenizer_cases`,
-    orders of the simulator, widen what a fresh tokenizer reads; nothing else learns from them.
+    the configuration fields `vision` and `text`. `adapter` is the folder of an adapter on the base: the first
+    stage's LoRA goes on from it, with the words that it taught. `mixture` holds EchoVLM's own fields.
+    `tokenizer_cases`, orders of the simulator, widen what a fresh tokenizer reads; nothing else learns from
+    them.
     `held_out` (arguments of the simulator) and `familiarity_quantile`, the share of its images that must
     pass, make the familiarity statistics. `max_pixels` is the budget of one image, below `min_pixels` it is
     enlarged; `max_length` is the budget of one conversation in tokens; None leaves all to the weights.
@@ -166,6 +168,7 @@ class Recipe:
     simulate: dict[str, object] | None = None
     cases: str | list[str] | None = None
     base: str | None = None
+    adapter: str | None = None
     vocabulary: int | None = None
     tokenizer_cases: list[dict] | None = None
     vision: dict[str, object] | None = None
@@ -204,8 +207,10 @@ class Recipe:
         return (self.abvlm_q is not None or self.qbench) and self.stages[-1].kind == "lora"
 
 
-def read_recipe(path: Path, *, base: str | None = None, cases: list[str] | None = None) -> Recipe:
-    """Read and check a recipe; `base` and `cases`, when given, take the place of its own.
+def read_recipe(
+    path: Path, *, base: str | None = None, adapter: str | None = None, cases: list[str] | None = None
+) -> Recipe:
+    """Read and check a recipe; `base`, `adapter` and `cases`, when given, take the place of its own.
 
     Raises RecipeError naming the key at fault.
     """
@@ -223,6 +228,8 @@ def read_recipe(path: Path, *, base: str | None = None, cases: list[str] | None 
         raise RecipeError(f"{path}: expected keys and values, found {type(raw).__name__}")
     if base is not None:
         raw["base"] = base
+    if adapter is not None:
+        raw["adapter"] = adapter
     if cases is not None:
         raw = {key: value for key, value in raw.items() if key != "simulate"} | {"cases": cases}
     stages = raw.pop("stages", None)
@@ -293,6 +300,8 @@ def _complaint(recipe: Recipe) -> str | None:
         return "base, or all of vocabulary, vision and text: one is needed to know the model"
     if recipe.base is not None and any(value is not None for value in fresh):
         return "base: it brings its own vocabulary, vision and text; leave those out"
+    if recipe.adapter is not None and (recipe.base is None or recipe.stages[0].lora is None):
+        return "adapter: it goes on with a base, and the first stage's lora goes on with it"
     if recipe.base is not None and recipe.tokenizer_cases is not None:
         return "base: it brings its own tokenizer; leave tokenizer_cases out"
     if recipe.base is None and "moe" in kinds and recipe.mixture is None:

@@ -34,6 +34,7 @@ from imaging.case import Case, read_cases
 from imaging.files import load_frames
 from imaging.frame import Frame
 from imaging.planes import Planes, PlanesError, load_planes
+from models.adapter import adapter_folder, base_of, config_of, fill
 from models.checkpoint import load_model, model_class_for, read_json, resolve
 from models.encoding import Encoder
 from models.familiarity import FILE as FAMILIARITY
@@ -127,6 +128,8 @@ def _require_inputs(recipe: Recipe, publish: bool) -> None:
         _protocol(recipe)
     if recipe.base is not None:
         _require_base(recipe)
+    if recipe.adapter is not None:
+        _require_adapter(recipe)
 
 
 def _require_base(recipe: Recipe) -> None:
@@ -141,6 +144,23 @@ def _require_base(recipe: Recipe) -> None:
             f"{recipe.name}: base: {recipe.base} has no mixture of experts, which the kind instruct "
             "teaches; begin with a stage of the kind moe, as echovlm_stage1.yaml does"
         )
+
+
+def _require_adapter(recipe: Recipe) -> None:
+    """See that the adapter to go on from is of the recipe's base, and its LoRA the first stage's."""
+    folder, wanted = adapter_folder(recipe.adapter), recipe.stages[0].lora
+    if folder is None:
+        raise RecipeError(f"{recipe.name}: adapter: {recipe.adapter} is no adapter")
+    if (base := base_of(folder)) != recipe.base:
+        raise RecipeError(f"{recipe.name}: adapter: {recipe.adapter} is on {base}, not on {recipe.base}")
+    has = config_of(folder)
+    own = {"rank": has.r, "alpha": has.lora_alpha, "targets": has.target_modules}
+    for key, value in own.items():
+        if value != getattr(wanted, key):
+            named = getattr(wanted, key)
+            raise RecipeError(
+                f"{recipe.name}: adapter: its {key} is {value!r}, not {named!r} as the recipe's"
+            )
 
 
 def _protocol(recipe: Recipe) -> Planes:
@@ -478,13 +498,19 @@ class _Stage:
         if isinstance(model, PeftModel):
             freeze(model, LORA)
             return model
-        words = self._taught_words() if self.stage.lora.words else ()
+        before = adapter_folder(self.recipe.adapter) if self.recipe.adapter else None
+        words = config_of(before).trainable_token_indices if before else self._taught_words()
         try:
-            return with_lora(model, self.stage.lora, self.stage.schedule.seed, also, words)
+            wrapped = with_lora(model, self.stage.lora, self.stage.schedule.seed, also, words or ())
         except ValueError as error:  # peft found no layer of that name
             raise RecipeError(f"{self.recipe.name}: {self.stage.name}: lora.targets: {error}") from error
+        if before:
+            fill(wrapped, self.recipe.base, before)
+        return wrapped
 
     def _taught_words(self) -> list[int]:
+        if not self.stage.lora.words:
+            return []
         if self.recipe.qbench:
             return quality_answers.taught_words(self.encoder, self.cases)
         form = self.recipe.abvlm_q["prompt"]
