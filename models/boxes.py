@@ -61,24 +61,27 @@ class Canvas:
     """What a model's coordinates mean for one image.
 
     The picture that the model saw has `size` (width, height) in pixels and begins at `origin` (x, y) of the
-    original image; over it the model's coordinates run from 0 to `units` (across, down).
+    original image; over it the model's coordinates run from 0 to `units` (across, down). They are written in
+    multiples of `step` units.
     """
 
     size: tuple[int, int]
     units: tuple[int, int] = (PER_MILLE, PER_MILLE)
     origin: tuple[int, int] = (0, 0)
+    step: int = 1
 
     def written(self, box: Corners) -> Box:
         """A box in pixels of the original image, in the model's units.
 
-        Each edge moves by half a unit at most; a side shorter than a unit is widened to one. What lies
+        Each edge moves by half a step at most; a side shorter than a step is widened to one. What lies
         outside the picture is cut off.
         """
         edges = []
         for axis in (0, 1):
-            scale = self.units[axis] / self.size[axis]
+            steps = self.units[axis] // self.step
+            scale = self.units[axis] / self.step / self.size[axis]
             ends = ((box[axis] - self.origin[axis]) * scale, (box[axis + 2] - self.origin[axis]) * scale)
-            edges.append(_whole(*ends, self.units[axis]))
+            edges.append(tuple(end * self.step for end in _whole(*ends, steps)))
         (x1, x2), (y1, y2) = edges
         return x1, y1, x2, y2
 

@@ -57,15 +57,16 @@ class PlaneAnswers(Conversations):
         protocol: Planes,
         form: str,
         max_length: int | None = None,
+        step: int = 1,
     ):
-        """`form` is the prompt's, "full" or "short"; `max_length` is in tokens.
+        """`form` is the prompt's, "full" or "short"; `max_length` is in tokens, `step` in units of the boxes.
 
         CaseError for a case without planes, or whose boxes, deductions and score are not the protocol's.
         """
         for case in cases:
             _check(case, protocol)
         super().__init__(name, model, encoder, cases, None)
-        self.protocol, self.form, self.max_length = protocol, form, max_length
+        self.protocol, self.form, self.max_length, self.step = protocol, form, max_length, step
         self.convention = convention_of(model.config.model_type)
         self.marks = Marks(encoder)
 
@@ -94,6 +95,7 @@ class PlaneAnswers(Conversations):
             self.protocol,
             self.convention,
             form=self.form,
+            step=self.step,
             frame=jittered(frame, rng),
         )
         length = tensors["input_ids"].shape[1]

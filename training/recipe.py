@@ -46,7 +46,8 @@ OF_SOME_KINDS = {  # keys with a default that other kinds would pass over
     "turn_weight": OF_CONVERSATIONS,
     "option_orders": OF_CONVERSATIONS,
 }
-ABVLM_Q_FIELDS = ("prompt", "planes")
+COARSEST = 50  # units between two places of an edge; an image is a thousand across, or its pixels
+ABVLM_Q_FIELDS = ("prompt", "planes", "step")
 BESIDE_THE_BASE = {"base", "clip", "sam"}  # arguments of assistants.llava_ultra.published.open_published
 
 # Fields of the libraries' configurations that a run fills in itself, so no recipe does.
@@ -152,7 +153,7 @@ class Recipe:
     order of the simulator, cases of several frames; all its stages learn from both.
 
     Of AbVLM-Q, `abvlm_q` holds `prompt`, the form that is taught ("full" or "short"), and may hold `planes`,
-    the file of a hospital's own protocol. What is taught is then the assistant's own answer, written from
+    the file of a hospital's own protocol, and `step`, of which boxes are taught in multiples. What is taught is then the assistant's own answer, written from
     each case's boxes, planes, deductions and score. After a stage of the kind lora, --publish puts the
     adapter in its place.
 
@@ -176,7 +177,7 @@ class Recipe:
     mixture: dict[str, object] | None = None
     ultra: dict[str, object] | None = None
     groups: dict[str, object] | None = None
-    abvlm_q: dict[str, str] | None = None
+    abvlm_q: dict[str, str | int] | None = None
     qbench: bool = False
     more_cases: list[dict] | None = None
     held_out: dict[str, object] | None = None
@@ -446,6 +447,9 @@ def _complaint_about_abvlm_q(recipe: Recipe) -> str | None:
             return f"abvlm_q.{key}: unknown key; known are {', '.join(ABVLM_Q_FIELDS)}"
     if recipe.abvlm_q.get("prompt") not in FORMS:
         return f"abvlm_q.prompt: {recipe.abvlm_q.get('prompt')!r} is not one of {', '.join(FORMS)}"
+    step = recipe.abvlm_q.get("step", 1)
+    if not isinstance(step, int) or not 1 <= step <= COARSEST:
+        return f"abvlm_q.step: {step!r} is not a whole number from 1 to {COARSEST}"
     return _complaint_about_one_adapter(recipe, "abvlm_q")
 
 

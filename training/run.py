@@ -490,6 +490,7 @@ class _Stage:
             _protocol(self.recipe),
             self.recipe.abvlm_q["prompt"],
             self.recipe.max_length,
+            self.recipe.abvlm_q.get("step", 1),
         )
 
     def _wrapped(self, model: nn.Module, also: re.Pattern | None) -> PeftModel:

@@ -12,6 +12,7 @@ Knows nothing of what the words say.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -124,19 +125,20 @@ def learn(
     *,
     form: str = "full",
     max_pixels: int | None = None,
+    step: int = 1,
     frame: Frame | None = None,
 ) -> Tensors:
     """A case as a training step: the prompt, and the answer that is learned; see `Encoder.encode`.
 
     The image, or `frame` in its place, is cut to its sector as in use, and the boxes are written for what is
-    left of it. Raises what `answer_of` and `load_frames` raise.
+    left of it, in multiples of `step` of the backbone's units. Raises what `answer_of` and `load_frames` raise.
     """
     if frame is None:
         frame, *_ = load_frames(case.images[:1], cut_to_sector=False)
     frame, origin = cut_to_sector(frame)
     language = case.language or language_of(case.question or "") or "zh"
     images = marks.encoder.encode_images([frame], max_pixels)
-    canvas = canvas_of(convention, frame, origin, marks.encoder, images)
+    canvas = replace(canvas_of(convention, frame, origin, marks.encoder, images), step=step)
     answer = write(answer_of(case, protocol, language), Names(protocol), language, canvas)
     turn = Turn(case.question or "", (frame,), "plane", case.organ, language)
     messages = [
