@@ -73,8 +73,9 @@ class Canvas:
     def written(self, box: Corners) -> Box:
         """A box in pixels of the original image, in the model's units.
 
-        Each edge moves by half a step at most; a side shorter than a step is widened to one. What lies
-        outside the picture is cut off.
+        Each edge moves by half a step at most, by less than one at the far side of a picture whose units are
+        no multiple of it; a side shorter than a step is widened to one. What lies outside the picture is cut
+        off.
         """
         edges = []
         for axis in (0, 1):

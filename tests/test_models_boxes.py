@@ -66,6 +66,18 @@ def test_halves_go_up_and_what_is_narrower_than_a_unit_keeps_one():
     assert Canvas((100, 100)).pixels((993, 996, 994, 998)) == (99, 99, 100, 100)
 
 
+def test_coarser_places_lie_within_half_a_step_and_inside_the_picture():
+    fine, coarse = Canvas((1000, 1000)), Canvas((1000, 1000), step=10)
+    for box in ((0, 4, 996, 1000), (5, 14, 26, 995), (500, 501, 503, 504), (991, 997, 1000, 999)):
+        for axis in (0, 1):
+            low, high = coarse.written(box)[axis::2]
+            assert low % 10 == high % 10 == 0 and 0 <= low < high <= 1000
+            if box[axis + 2] - box[axis] >= 10:
+                assert abs(low - box[axis]) <= 5 and abs(high - box[axis + 2]) <= 5
+        assert fine.written(box) == box
+    assert Canvas((308, 224), (308, 224), step=10).written((3, 3, 308, 224)) == (0, 0, 300, 220)
+
+
 def test_a_picture_cut_out_of_another_reports_on_the_other():
     canvas = Canvas((500, 500), origin=(120, 80))
     assert canvas.pixels((0, 0, 1000, 500)) == (120, 80, 620, 330)

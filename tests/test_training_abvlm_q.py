@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -220,6 +221,10 @@ def test_a_sample_is_the_assistants_own_prompt_and_answer(cases, parts):
             prompt = encoder.decode(batch["input_ids"][0][labels == IGNORED].tolist())
             asked.add(any(row.question in prompt for row in stage.examinations[number]))
     assert asked == {True, False}
+    coarse = PlaneAnswers("t", model, encoder, cases, PROTOCOL, "short", step=10)
+    labels = coarse.batch(range(6), rng)["labels"]
+    edges = re.findall(r"[(,](\d+)(?=[,)])", Marks(encoder).decode(labels[labels != IGNORED].tolist()))
+    assert len(edges) > 20 and all(edge.endswith("0") for edge in edges)
 
 
 @pytest.mark.parametrize(
@@ -436,10 +441,11 @@ def test_the_demo_adapters_are_small_enough_for_the_repository(name):
         ({"abvlm_q": {}}, "abvlm_q.prompt: None is not one of"),
         (
             {"abvlm_q": {"prompt": "full", "plains": "a"}},
-            "abvlm_q.plains: unknown key; known are prompt, planes",
+            "abvlm_q.plains: unknown key; known are prompt, planes, step",
         ),
         ({"min_pixels": 99999999, "max_pixels": 3136}, "min_pixels: 99999999 is more than max_pixels 3136"),
         ({"min_pixels": 0}, "min_pixels: 0 is not above zero"),
+        ({"abvlm_q": {"prompt": "short", "step": 0}}, "abvlm_q.step: 0 is not a whole number from 1"),
         ({"stages": [0]}, r"stages\[0\].lora: the next stage"),
         ({"stages": [0, 1]}, r"stages\[1\].lora: the next stage"),
         ({"stages": [2, 2]}, "the stage of the kind lora comes last"),

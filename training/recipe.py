@@ -153,9 +153,9 @@ class Recipe:
     order of the simulator, cases of several frames; all its stages learn from both.
 
     Of AbVLM-Q, `abvlm_q` holds `prompt`, the form that is taught ("full" or "short"), and may hold `planes`,
-    the file of a hospital's own protocol, and `step`, of which boxes are taught in multiples. What is taught is then the assistant's own answer, written from
-    each case's boxes, planes, deductions and score. After a stage of the kind lora, --publish puts the
-    adapter in its place.
+    the file of a hospital's own protocol, and `step`, of which boxes are taught in multiples. What is taught
+    is then the assistant's own answer, written from each case's boxes, planes, deductions and score. After a
+    stage of the kind lora, --publish puts the adapter in its place.
 
     With `qbench` the stages teach Ultrasound-QBench's rater: its own probes, with the level that each case
     knows at the score's place. Its adapter is published likewise. `more_cases`, orders of the simulator, are

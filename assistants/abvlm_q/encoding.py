@@ -131,7 +131,8 @@ def learn(
     """A case as a training step: the prompt, and the answer that is learned; see `Encoder.encode`.
 
     The image, or `frame` in its place, is cut to its sector as in use, and the boxes are written for what is
-    left of it, in multiples of `step` of the backbone's units. Raises what `answer_of` and `load_frames` raise.
+    left of it, in multiples of `step` of the backbone's units. Raises what `answer_of` and `load_frames`
+    raise.
     """
     if frame is None:
         frame, *_ = load_frames(case.images[:1], cut_to_sector=False)
