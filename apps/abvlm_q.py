@@ -101,6 +101,7 @@ class PlanesPage:
             self.strike = gr.Button(label("plane_strike"), elem_id="plane-strike")
         with gr.Row():
             self.added = gr.Dropdown([], label=label("plane_add_which"), elem_id="plane-added")
+            self.reason = gr.Textbox(label=label("plane_reason"), max_length=200, elem_id="plane-reason")
             self.add = gr.Button(label("plane_add"), elem_id="plane-add")
         with gr.Row():
             self.planes = gr.Dropdown(
@@ -157,13 +158,13 @@ class PlanesPage:
         self.stop.click(None, None, None, cancels=[judged], queue=False, **_QUIET)
         for button, change, inputs in (
             (self.strike, self.on_strike, [self.struck]),
-            (self.add, self.on_add, [self.added]),
+            (self.add, self.on_add, [self.added, self.reason]),
             (self.rename, self.on_rename, [self.planes]),
             (self.correct, self.on_correct, [self.boxed, self.named, *self.edges]),
             (self.put, self.on_place, [self.named, *self.edges]),
             (self.remove, self.on_remove, [self.boxed]),
         ):
-            told = [*shown, self.queue, self.table, self.histogram, self.csv, self.json]
+            told = [*shown, self.reason, self.queue, self.table, self.histogram, self.csv, self.json]
             asked_of = [self.review, self.queue, language, *inputs]
             button.click(change, asked_of, told, queue=False, **_UNCHECKED, **_QUIET)
         placed = [self.named, *self.edges]
@@ -211,9 +212,16 @@ class PlanesPage:
         """The chosen deduction does not hold."""
         return self._changed(review, queue, language, item, lambda: plane_review.strike(item))
 
-    def on_add(self, review: Review | None, queue: list[Review], language: str, item: str | None) -> Update:
-        """The chosen deduction is missing."""
-        return self._changed(review, queue, language, item, lambda: plane_review.add(item, review.assessment))
+    def on_add(
+        self, review: Review | None, queue: list[Review], language: str, item: str | None, reason: str
+    ) -> Update:
+        """The chosen deduction is missing, for this reason."""
+
+        def change() -> Change:
+            return plane_review.add(item, review.assessment, reason)
+
+        after = self._changed(review, queue, language, item, change)
+        return after | {self.reason: ""} if self.review in after else after
 
     def on_rename(
         self, review: Review | None, queue: list[Review], language: str, planes: list[str] | None

@@ -76,11 +76,11 @@ def strike(item: str) -> Strike:
     return Strike(item)
 
 
-def add(item: str, assessment: Assessment) -> Add:
+def add(item: str, assessment: Assessment, reason: str = "") -> Add:
     """The deduction of "subject.fault"; it points to the boxes that the structure has."""
     subject, _, fault = item.rpartition(".")
     places = tuple(each.box for each in assessment.structures if each.label == subject)
-    return Add(subject, fault, boxes=places)
+    return Add(subject, fault, " ".join(reason.split()), places)
 
 
 def correct(

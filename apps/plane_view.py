@@ -76,7 +76,7 @@ def histogram(reviews: Sequence[Review], protocol: Planes) -> str:
     score means nothing."""
     judged = [each.assessment for each in reviews if each.assessment and not each.unfamiliar]
     scored = [found for found in judged if found.score is not None]
-    counts = Counter((key, round(found.score)) for found in scored for key in found.planes)
+    counts = Counter((key, int(found.score + 0.5)) for found in scored for key in found.planes)
     if not counts:
         return ""
     scores = range(round(protocol.lowest), round(protocol.highest) + 1)
@@ -181,6 +181,8 @@ def _doubts(found: Assessment) -> str:
     lines = [both(f"plane_flag_{flag}") for flag in found.flags]
     if dropped := sum(found.refused.values()):
         lines.append(both("plane_refused", count=dropped))
+    if mended := sum(found.corrected.values()):
+        lines.append(both("plane_put_right", count=mended))
     if not lines:
         return ""
     return f'<ul class="plane-doubts">{"".join(f"<li>{line}</li>" for line in lines)}</ul>'

@@ -233,9 +233,10 @@ def test_an_added_deduction_costs_the_protocols_points_and_is_the_clinicians(pag
     items = dict((value, words) for words, value in made._choices(REVIEW, "zh")[made.added].choices)
     assert "splenic_hilum.not_displayed" in items and "attenuation.mild" in items
     assert "spleen.incomplete" not in items and items["splenic_hilum.not_displayed"].endswith("−3")
-    after = made.on_add(REVIEW, [], "zh", "splenic_hilum.not_displayed")
+    after = made.on_add(REVIEW, [], "zh", "splenic_hilum.not_displayed", " out of\n the plane ")
     found = after[made.review].assessment
     assert (found.score, found.deductions[-1].by) == (5, CLINICIAN)
+    assert found.deductions[-1].reason == "out of the plane" and after[made.reason] == ""
     assert text("plane_by_clinician", "zh") in after[made.verdict]
 
 
@@ -319,8 +320,8 @@ def test_a_choice_that_no_longer_holds_is_told_in_the_pages_language(page, langu
     unscored = REVIEW.with_reply(replace(FOUND, score=None, grade=None, deductions=()))
     for after in (
         made.on_strike(REVIEW, [], language, "spleen.not_displayed"),
-        made.on_add(REVIEW, [], language, "heart.incomplete"),
-        made.on_add(unscored, [], language, "attenuation.mild"),
+        made.on_add(REVIEW, [], language, "heart.incomplete", ""),
+        made.on_add(unscored, [], language, "attenuation.mild", ""),
         made.on_correct(REVIEW, [], language, 2, None, 1, 2, 3, 4),
         made.on_remove(REVIEW, [], language, 2),
     ):
@@ -346,7 +347,7 @@ def test_gradio_refuses_no_correction_in_words_of_its_own():
 
 def test_changing_nothing_says_so(page):
     made = page()
-    for after in (made.on_strike(None, [], "en", "x"), made.on_add(REVIEW, [], "en", None)):
+    for after in (made.on_strike(None, [], "en", "x"), made.on_add(REVIEW, [], "en", None, "")):
         assert text("plane_choose_first", "en") in after[made.status]
 
 
