@@ -31,7 +31,7 @@ from training import run as running
 from training.__main__ import main
 from training.conversation import Conversations
 from training.plane_answers import PlaneAnswers, taught_words
-from training.plane_warmup import BINS, PlaneWarmup, between_bins, shares_under
+from training.plane_warmup import BINS, PlaneWarmup, between_bins, digits_of, shares_under
 from training.recipe import RecipeError, read_recipe
 from training.stages import LORA_OF_VISION, freeze, with_lora
 
@@ -86,6 +86,11 @@ def test_a_place_between_bins_comes_back_as_their_mean():
     assert shares.shape == (2, 4, BINS) and torch.allclose(shares.sum(-1), torch.ones(2, 4))
     centres = (torch.arange(BINS) + 0.5) / BINS
     assert torch.allclose((shares * centres).sum(-1), places.clamp(0.5 / BINS, 1 - 0.5 / BINS), atol=1e-6)
+
+
+def test_digits_are_those_that_an_answer_writes():
+    places = torch.tensor([[0.0, 0.004, 0.005, 0.1, 0.57, 0.999, 1.0]])
+    assert digits_of(places).tolist() == [[[0, 0], [0, 0], [0, 1], [1, 0], [5, 7], [9, 9], [9, 9]]]
 
 
 def test_the_warm_ups_truth_is_the_cases(cases, parts):
@@ -175,7 +180,7 @@ def test_a_few_steps_lower_every_loss_of_the_warm_up(cases, parts, adapted):
         loss.backward()
         optimizer.step()
         seen.append(figures)
-    assert set(seen[0]) == {"shares", "edges", "state", "planes", "attenuation"}
+    assert set(seen[0]) == {"shares", "edges", "digits", "state", "planes", "attenuation"}
     late = {name: np.mean([figures[name] for figures in seen[-10:]]) for name in seen[0]}
     falls = {name: late[name] / seen[0][name] for name in seen[0]}
     assert max(falls.values()) < 0.9, falls

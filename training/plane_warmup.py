@@ -3,8 +3,10 @@
 AbVLM-Q (2025) starts from Qwen2-VL, whose tower has learned to ground words in pictures. A demo's tower has
 not, and a text loss alone hardly teaches it where a structure ends: a few digits among hundreds of tokens
 depend on a few pixels. So the tower first learns what an answer will need from it, at its merged tokens: the
-share of every structure; from a structure's tokens its box and whether it is cut short; from the mean over
-the image the planes and the share in shadow. The heads are thrown away. The tower learns in full, or through
+share of every structure; from a structure's tokens its box and whether it is cut short; from each of them
+alone, without any network between, the digits in which the box will be written: a digit is a sawtooth of a
+place, which a small language model learns slowly and then only has to copy. From the mean over the image come
+the planes and the share in shadow. The heads are thrown away. The tower learns in full, or through
 a LoRA that goes on with the answers (`training.plane_answers`): then the adapter holds all that was learned.
 
 Not in the paper. Needs label maps, which the simulator draws with --labels. Knows nothing of texts.
@@ -33,6 +35,7 @@ from training.vision import jitter
 
 TRUTH = ("labels", "structures", "beside", "attenuation_share")
 BINS = 50  # of an edge's place across the picture, 20 of Qwen2-VL's thousandths each; chosen
+DIGITS = 2  # of an edge that are read, hundreds and tens; the last one lies below what an image shows
 OF_STRUCTURES = 3.0  # weight of a structure's share; that of the rest, most of a picture, has 1; chosen
 STATES = ("displayed", "incomplete")  # of a structure that can be seen
 
@@ -47,6 +50,7 @@ class PlaneHeads(nn.Module):
         self.look = nn.Linear(width, width)
         self.names = nn.Embedding(classes, width)
         self.edges = nn.Linear(width, 4 * BINS)
+        self.digits = nn.Linear(width, 4 * DIGITS * 10)
         self.state = nn.Linear(width, len(STATES))
         self.planes = nn.Linear(width, planes)
         self.attenuation = nn.Linear(width, 1)
@@ -132,17 +136,26 @@ class PlaneWarmup:
         cover = shares.T[place[:, 1]] * (batch["image"] == place[:, :1])  # [P, N]
         seen = cover.sum(1) > 0
         if not seen.any():
-            return {"shares": spread, "edges": tokens.sum() * 0, "state": tokens.sum() * 0}
+            return {"shares": spread} | dict.fromkeys(("edges", "digits", "state"), tokens.sum() * 0)
         cover, state = cover[seen], batch["state"][seen]
-        means = cover @ tokens / cover.sum(1, keepdim=True)  # [P, D]
+        cover = cover / cover.sum(1, keepdim=True)
+        means = cover @ tokens  # [P, D]
         edges, states = self.heads.structures(means, place[seen, 1])
         wanted = between_bins(batch["edges"][seen])  # [P, 4, BINS]
         judged = (state >= 0).any()
         return {
             "shares": spread,
             "edges": -(wanted * F.log_softmax(edges, -1)).sum(-1).mean(),
+            "digits": self._digit_loss(tokens, cover, batch["edges"][seen]),
             "state": F.cross_entropy(states, state, ignore_index=-1) if judged else tokens.sum() * 0,
         }
+
+    def _digit_loss(self, tokens: Tensor, cover: Tensor, edges: Tensor) -> Tensor:
+        """Cross entropy of each digit of `edges` [P, 4] at every token, by its part in the structure, `cover`
+        [P, N]."""
+        said = F.log_softmax(self.heads.digits(tokens).unflatten(1, (4, DIGITS, 10)), -1)
+        of_structures = (cover @ said.flatten(1)).unflatten(1, said.shape[1:])  # [P, 4, DIGITS, 10]
+        return -of_structures.gather(-1, digits_of(edges)[..., None]).mean()
 
     def _image_losses(self, tokens: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Planes and the share in shadow from the mean over an image's tokens."""
@@ -175,6 +188,13 @@ def between_bins(places: Tensor) -> Tensor:
     at = (places * BINS - 0.5).clamp(0, BINS - 1)[..., None]
     centres = torch.arange(BINS, device=places.device)
     return (1 - (at - centres).abs()).clamp_min(0)
+
+
+def digits_of(places: Tensor) -> Tensor:
+    """The first DIGITS of three digits of places (0 to 1) in thousandths: [...] -> int64 [..., DIGITS]. The
+    far edge, which has a fourth digit, counts as the last place before it."""
+    steps = (places * 10**DIGITS + 0.5).floor().long().clamp(0, 10**DIGITS - 1)
+    return torch.stack([steps // 10**power % 10 for power in reversed(range(DIGITS))], -1)
 
 
 def jittered(frame: Frame, rng: np.random.Generator) -> Frame:
