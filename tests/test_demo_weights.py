@@ -241,21 +241,21 @@ def judged_views(plane_judge, tmp_path_factory):
 def test_abvlm_q_finds_structures_planes_and_grades(judged_views):
     result = score_pairs(judged_views, Options(profiles=(), resamples=0))
     least = {  # of 100; the card says more of its many
-        ("detection", "Precision"): 80,
-        ("detection", "Recall"): 75,
-        ("planes", "Label accuracy"): 94,
+        ("detection", "Precision"): 58,
+        ("detection", "Recall"): 60,
+        ("planes", "Label accuracy"): 95,
         ("planes", "Subset accuracy"): 75,
         ("grades", "Grade accuracy"): 55,
     }
     assert not {cell: result.value(*cell) for cell, bar in least.items() if result.value(*cell) < bar}
-    assert result.value("detection", "Mean IoU") >= 0.65
+    assert result.value("detection", "Mean IoU") >= 0.68
 
 
 def test_abvlm_q_answers_whole_and_its_score_is_its_deductions(judged_views):
     protocol = load_planes()
     for pair in judged_views:
         assert pair.values["stopped_by"] == "end" and pair.values["prediction_plane"]
-        if (score := pair.values["prediction_score"]) is not None:
+        if (score := pair.values.get("prediction_score")) is not None:
             points = sum(
                 each["points"] for each in pair.values["prediction_deductions"] if not each["struck"]
             )
