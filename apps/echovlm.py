@@ -19,7 +19,7 @@ from apps.chat import AT_ONCE, Chat, NoImage, explain, read_uploads
 from apps.display import answer_bubbles
 from apps.language import LANGUAGES, both, label, language_choice
 from apps.opening import Opening
-from assistants.base import Settings, Turn
+from assistants.base import Turn
 from imaging.frame import Frame
 from models.errors import ModelError
 
@@ -155,7 +155,7 @@ def _endpoint(opening: Opening):
             if not frames:
                 raise NoImage
             turn = make_turn(text, tuple(frames), task, organ, language)
-            with closing(opening.require().stream(turn, (), Settings())) as replies:
+            with closing(opening.require().stream(turn)) as replies:
                 for reply in replies:
                     yield "\n\n".join(
                         bubble["content"] for bubble in answer_bubbles(reply, len(frames), language)

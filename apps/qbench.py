@@ -28,7 +28,7 @@ from apps.echovlm import ANY_ORGAN, EXAMPLES, ORGANS, organ_choice
 from apps.language import LANGUAGES, both, label, language_choice, text
 from apps.opening import Opening
 from apps.ratings import Rated
-from assistants.base import Assistant, Settings, Turn
+from assistants.base import Assistant, Turn
 from assistants.qbench.assistant import QualityReply
 from imaging.files import read_examination
 from imaging.frame import Frame
@@ -440,7 +440,7 @@ def _replies(
 ) -> Iterator[QualityReply]:
     organ = None if asked.organ == ANY_ORGAN else asked.organ
     turn = Turn(asked.prompt, frames, task, organ, asked.asked_in)
-    with closing(assistant.stream(turn, (), Settings())) as replies:
+    with closing(assistant.stream(turn)) as replies:
         yield from replies
 
 

@@ -117,6 +117,14 @@ def test_real_scans_are_told_from_simulated_ones(assistant, known, shared):
     assert roc_auc_score([0] * len(near) + [1] * len(far), torch.cat([near, far])) >= 0.95
 
 
+def require_told_apart(assistant, frames, *, least):
+    """Of simulated frames so many pass, of photographs none."""
+    familiarity = Familiarity.load(assistant.folders[0])
+    near = distances(assistant, familiarity, frames)
+    assert (near <= familiarity.threshold).float().mean() >= least
+    assert (distances(assistant, familiarity, photographs()) > familiarity.threshold).all()
+
+
 # --- LLaVA-Ultra ---------------------------------------------------------------------------------
 
 
@@ -156,10 +164,7 @@ def test_llava_ultra_looks_with_both_encoders(ultra):
 
 
 def test_llava_ultra_knows_simulated_images_from_photographs(ultra):
-    familiarity = Familiarity.load(ultra.folders[0])
-    near = distances(ultra, familiarity, simulated(40, 32))
-    assert (near <= familiarity.threshold).float().mean() >= 0.95
-    assert (distances(ultra, familiarity, photographs()) > familiarity.threshold).all()
+    require_told_apart(ultra, simulated(40, 32), least=0.95)
 
 
 # --- Ultrasound-QBench ---------------------------------------------------------------------------
@@ -215,10 +220,7 @@ def test_the_rater_says_which_of_two_is_better(rater):
 
 
 def test_the_rater_knows_simulated_images_from_photographs(rater):
-    familiarity = Familiarity.load(rater.folders[0])
-    near = distances(rater, familiarity, simulated(60, 32, "qbench"))
-    assert (near <= familiarity.threshold).float().mean() >= 0.93
-    assert (distances(rater, familiarity, photographs()) > familiarity.threshold).all()
+    require_told_apart(rater, simulated(60, 32, "qbench"), least=0.93)
 
 
 # --- AbVLM-Q -------------------------------------------------------------------------------------
@@ -263,7 +265,4 @@ def test_abvlm_q_answers_whole_and_its_score_is_its_deductions(judged_views):
 
 
 def test_abvlm_q_knows_simulated_images_from_photographs(plane_judge):
-    familiarity = Familiarity.load(plane_judge.folders[0])
-    near = distances(plane_judge, familiarity, simulated(60, 32, "abvlm_q"))
-    assert (near <= familiarity.threshold).float().mean() >= 0.95
-    assert (distances(plane_judge, familiarity, photographs()) > familiarity.threshold).all()
+    require_told_apart(plane_judge, simulated(60, 32, "abvlm_q"), least=0.95)
