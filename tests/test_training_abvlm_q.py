@@ -267,6 +267,28 @@ def test_one_pass_for_all_images_changes_no_loss(cases, parts):
     assert all(p.grad is not None for n, p in tower.named_parameters() if "lora_" in n)
 
 
+def test_the_warm_ups_questions_go_on_beside_the_answers(cases, parts):
+    encoder, model = parts
+    model = with_lora(model, read_recipe(RECIPE).stages[0].lora, seed=0, also=None).eval()
+    tower = model.get_base_model().model.visual
+    warmup = PlaneWarmup(tower, encoder, cases, PROTOCOL)
+    alone = PlaneAnswers("t", model, encoder, cases, PROTOCOL, "short")
+    stage = PlaneAnswers("t", model, encoder, cases, PROTOCOL, "short", warmup=warmup, grounding=0.5)
+    assert any(name.startswith("heads.") for name, _ in stage.module.named_parameters())
+    batch = stage.batch(range(4), np.random.default_rng(0))
+    both, figures = stage.loss(batch)
+    truth = batch.pop("truth")
+    words, _ = alone.loss(batch)
+    asked, parts_of_it = warmup.loss({**batch, **truth})
+    assert figures == pytest.approx({"words": words.item()} | parts_of_it, rel=1e-4)
+    assert both.item() == pytest.approx(words.item() + 0.5 * asked.item(), rel=1e-4)
+    both.backward()
+    assert warmup.heads.digits.weight.grad.abs().sum() > 0
+    again = warmup.batch(range(4), np.random.default_rng(0))  # the same images, in the warm-up's own way
+    for name in ("shares", "place", "edges", "state", "planes"):
+        assert torch.equal(truth[name], again[name]), name
+
+
 def test_the_words_that_are_taught_are_those_of_every_sample(cases, parts):
     encoder, model = parts
     words = set(taught_words(encoder, cases, PROTOCOL, "short"))
@@ -455,6 +477,12 @@ def test_the_demo_adapters_are_small_enough_for_the_repository(name):
         ({"stages": [0, 1]}, r"stages\[1\].lora: the next stage"),
         ({"stages": [2, 2]}, "the stage of the kind lora comes last"),
         ({"rank": 4}, r"stages\[0\].lora: the next stage, .* must go on with the same lora"),
+        ({"grounding": -1.0}, "grounding: -1.0 is not zero or more"),
+        ({"grounding": 1.0, "labels": False}, "simulate.labels: the kind vision_warmup needs"),
+        (
+            {"grounding": 1.0, "alone": True, "labels": False},
+            "simulate.labels: grounding needs the label maps",
+        ),
         ({"no lora": True}, "a vision_warmup before the kind lora needs its lora"),
     ],
 )
@@ -462,6 +490,11 @@ def test_a_recipe_that_cannot_teach_it_names_the_key(tmp_path, change, message):
     raw = yaml.safe_load(RECIPE.read_text("utf-8"))
     if "rank" in change:
         raw["stages"][0]["lora"] = raw["stages"][0]["lora"] | {"rank": 4}
+    elif "grounding" in change:
+        raw["stages"][-1]["grounding"] = change["grounding"]
+        raw["simulate"]["labels"] = change.get("labels", True)
+        if "alone" in change:
+            del raw["stages"][:-1]
     elif "no lora" in change:
         del raw["stages"][0]["lora"]
     elif "stages" in change:
@@ -499,6 +532,14 @@ def test_without_a_lora_stage_whole_weights_come_out(material, tmp_path):
 def test_demo_weights_may_be_an_adapter(trained, monkeypatch):
     monkeypatch.setattr("assistants.base._DEMO", trained)
     assert demo_weights("published") == trained / "published" and demo_weights("nothing") is None
+
+
+def test_grounding_is_for_planes_alone(tmp_path):
+    raw = yaml.safe_load(RECIPE.read_text("utf-8"))
+    del raw["abvlm_q"], raw["stages"][:-1], raw["stages"][0]["lora"]["words"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match=r"stages\[0\].grounding: only abvlm_q has it"):
+        read_recipe(tmp_path / "recipe.yaml")
 
 
 def test_planes_are_for_one_assistant_alone():

@@ -15,21 +15,23 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 
 from assistants.abvlm_q.answers import answer_of
-from assistants.abvlm_q.encoding import Marks, learn
+from assistants.abvlm_q.encoding import Marks, cut_image, learn
 from assistants.abvlm_q.scoring import assess
 from imaging.case import Case, CaseError
-from imaging.files import load_frames
 from imaging.frame import Frame
 from imaging.planes import Planes
 from models.boxes import RELATIVE, convention_of
-from models.encoding import Encoder, Tensors
+from models.encoding import IGNORED, Encoder, Tensors
 from training.conversation import STANDARD_WORDING, Conversations, SeenTower
 from training.even_tower import see
-from training.plane_warmup import jittered
+from training.folded_lora import folded
+from training.plane_warmup import PlaneWarmup, jittered
+from training.text_attention import batched_products
 
 ROWS_READ = 2000  # for the words that are taught; the rarest name stands in one row of a hundred
 
@@ -40,7 +42,7 @@ def taught_words(encoder: Encoder, cases: Sequence[Case], protocol: Planes, form
     marks, blank = Marks(encoder), Frame(np.zeros((56, 56, 3), np.uint8), None, "blank")
     found: set[int] = set()
     for case in cases[:: -(-len(cases) // ROWS_READ)]:
-        tensors = learn(marks, case, protocol, RELATIVE, form=form, frame=blank)
+        tensors = learn(marks, case, protocol, RELATIVE, form=form, cut=(blank, (0, 0)))
         found.update(tensors["input_ids"][0].tolist())
     return sorted(found - {encoder.image_token_id})
 
@@ -58,8 +60,11 @@ class PlaneAnswers(Conversations):
         form: str,
         max_length: int | None = None,
         step: int = 1,
+        warmup: PlaneWarmup | None = None,
+        grounding: float = 0.0,
     ):
         """`form` is the prompt's, "full" or "short"; `max_length` is in tokens, `step` in units of the boxes.
+        `grounding` is the weight of what `warmup`, on the model's tower and these cases, asks beside.
 
         CaseError for a case without planes, or whose boxes, deductions and score are not the protocol's.
         """
@@ -67,36 +72,69 @@ class PlaneAnswers(Conversations):
             _check(case, protocol)
         super().__init__(name, model, encoder, cases, None)
         self.protocol, self.form, self.max_length, self.step = protocol, form, max_length, step
+        self.model, self.warmup, self.grounding = model, warmup, grounding
+        if warmup:
+            self.module = nn.ModuleDict({"model": model, "heads": warmup.heads})
         self.convention = convention_of(model.config.model_type)
         self.marks = Marks(encoder)
 
-    def loss(self, batch: Tensors) -> tuple[Tensor, dict[str, float]]:
-        """As for any conversation; on a CPU with one pass of the tower for all images, which is twice as fast
-        (`training.even_tower`). A GPU's memory would be short for it."""
-        if next(self.module.parameters()).device.type != "cpu":
-            return super().loss(batch)
-        model = self.module.get_base_model() if isinstance(self.module, PeftModel) else self.module
-        tower = model.model.visual
-        tokens = see(tower, batch["pixel_values"], batch["image_grid_thw"])
-        model.model.visual = SeenTower(tower)
-        try:
-            return super().loss(batch | {"pixel_values": torch.cat(tokens)})
-        finally:
-            model.model.visual = tower
+    def batch(self, indices: Sequence[int], rng: np.random.Generator) -> Tensors:
+        picked = [self._pick(self.examinations[i], rng) for i in indices]
+        cuts = [cut_image(case) for case in picked]
+        samples = [
+            self._learned(case, (jittered(frame, rng), origin))
+            for case, (frame, origin) in zip(picked, cuts, strict=True)
+        ]
+        batch = self.encoder.pad(samples, side="right")
+        if self.warmup:
+            batch["truth"] = self.warmup.truth(picked, cuts, batch["image_grid_thw"])
+        return batch
 
-    def _sample(self, rows: list[Case], rng: np.random.Generator) -> Tensors:
+    def loss(self, batch: Tensors) -> tuple[Tensor, dict[str, float]]:
+        """Of the answers' words, and with `grounding` of the warm-up's questions, the same tokens read.
+
+        On a CPU all images pass the tower at once (`training.even_tower`), LoRA is folded into its layers and
+        attention is in plain products: twice as fast. A GPU's memory would be short for it, and there the
+        library is fast.
+        """
+        device = next(self.model.parameters()).device
+        inputs = {name: batch[name].to(device) for name in batch if name != "truth"}
+        if device.type != "cpu" and not self.warmup:
+            return self._loss_of_words(inputs), {}
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        tower = base.model.visual
+        with folded(self.model), batched_products(base.model.language_model):
+            tokens = torch.cat(see(tower, inputs["pixel_values"], inputs["image_grid_thw"]))
+            base.model.visual = SeenTower(tower)
+            try:
+                loss = self._loss_of_words(inputs | {"pixel_values": tokens})
+            finally:
+                base.model.visual = tower
+        if not self.warmup:
+            return loss, {}
+        truth = {name: tensor.to(device) for name, tensor in batch["truth"].items()}
+        grounding, figures = self.warmup.loss_of(tokens, truth)
+        return loss + self.grounding * grounding, {"words": float(loss.detach())} | figures
+
+    def _loss_of_words(self, inputs: Tensors) -> Tensor:
+        """Mean over the words that are learned; what stands before the first of them needs no scores."""
+        labels = inputs.pop("labels")
+        first = int((labels != IGNORED).any(0).nonzero()[0])
+        kept = labels.shape[1] - first + 1  # the word before it says it
+        scores = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits[:, :-1]
+        wanted = labels[:, first:]
+        learned = wanted != IGNORED
+        return F.cross_entropy(scores[learned].float(), wanted[learned])
+
+    def _pick(self, rows: list[Case], rng: np.random.Generator) -> Case:
+        """One of an image's requests, every second one as the page puts it."""
         case = rows[int(rng.integers(len(rows)))]
-        if rng.random() < STANDARD_WORDING and case.language:
-            case = replace(case, question=None)
-        (frame,) = load_frames(case.images, cut_to_sector=False)
+        asked_by_page = rng.random() < STANDARD_WORDING and case.language
+        return replace(case, question=None) if asked_by_page else case
+
+    def _learned(self, case: Case, cut: tuple[Frame, tuple[int, int]]) -> Tensors:
         tensors = learn(
-            self.marks,
-            case,
-            self.protocol,
-            self.convention,
-            form=self.form,
-            step=self.step,
-            frame=jittered(frame, rng),
+            self.marks, case, self.protocol, self.convention, form=self.form, step=self.step, cut=cut
         )
         length = tensors["input_ids"].shape[1]
         if self.max_length is not None and length > self.max_length:

@@ -8,6 +8,7 @@ alone, without any network between, the digits in which the box will be written:
 place, which a small language model learns slowly and then only has to copy. From the mean over the image come
 the planes and the share in shadow. The heads are thrown away. The tower learns in full, or through
 a LoRA that goes on with the answers (`training.plane_answers`): then the adapter holds all that was learned.
+There its questions may be asked on, beside the answers: what the tower has learned would drift away.
 
 Not in the paper. Needs label maps, which the simulator draws with --labels. Knows nothing of texts.
 """
@@ -22,14 +23,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from assistants.abvlm_q.encoding import cut_to_sector
+from assistants.abvlm_q.encoding import cut_image
 from imaging.case import Case, CaseError
-from imaging.files import load_frames
 from imaging.frame import Frame
 from imaging.planes import NON_STANDARD, Planes
 from models.boxes import PER_MILLE, Canvas
 from models.encoding import Encoder
 from training.even_tower import see
+from training.folded_lora import folded
 from training.simulated import read_labels
 from training.vision import jitter
 
@@ -95,13 +96,19 @@ class PlaneWarmup:
         `planes` [B, planes]; `attenuation` [B].
         """
         picked = [self.cases[i] for i in indices]
-        cut = [cut_to_sector(load_frames(case.images[:1], cut_to_sector=False)[0]) for case in picked]
-        frames = [jittered(frame, rng) for frame, _ in cut]
-        tensors = self.encoder.encode_images(frames)
+        cuts = [cut_image(case) for case in picked]
+        tensors = self.encoder.encode_images([jittered(frame, rng) for frame, _ in cuts])
+        return tensors | self.truth(picked, cuts, tensors["image_grid_thw"])
+
+    def truth(
+        self, picked: Sequence[Case], cuts: Sequence[tuple[Frame, tuple[int, int]]], grids: Tensor
+    ) -> dict[str, Tensor]:
+        """What is there to be seen in `cuts`, the cases' images cut to their sectors, in patches `grids`
+        [B, 3]: see `batch`."""
         merge = self.encoder.image_processor.merge_size
         shares, images, boxes = [], [], []
-        for number, (case, (frame, origin)) in enumerate(zip(picked, cut, strict=True)):
-            _, rows, columns = tensors["image_grid_thw"][number].tolist()
+        for number, (case, (frame, origin)) in enumerate(zip(picked, cuts, strict=True)):
+            _, rows, columns = grids[number].tolist()
             labels = _cut_map(case, frame, origin)
             shares.append(shares_under(labels, rows // merge, columns // merge, len(self.heads.shares.bias)))
             images += [number] * len(shares[-1])
@@ -116,13 +123,19 @@ class PlaneWarmup:
             "planes": np.array([[p in case.plane for p in self.planes] for case in picked], np.float32),
             "attenuation": np.array([case.extra["attenuation_share"] for case in picked], np.float32),
         }
-        return tensors | {name: torch.from_numpy(values) for name, values in truth.items()}
+        return {name: torch.from_numpy(values) for name, values in truth.items()}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         device = next(self.tower.parameters()).device
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        tokens = torch.cat(see(self.tower, batch["pixel_values"], batch["image_grid_thw"])).float()
-        losses = self._token_losses(tokens, batch) | self._image_losses(tokens, batch)
+        with folded(self.tower):
+            tokens = torch.cat(see(self.tower, batch["pixel_values"], batch["image_grid_thw"]))
+        return self.loss_of(tokens, batch)
+
+    def loss_of(self, tokens: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """The loss and its parts from merged tokens [N, D] of images with that truth."""
+        tokens = tokens.float()
+        losses = self._token_losses(tokens, truth) | self._image_losses(tokens, truth)
         total = torch.stack(list(losses.values())).sum()
         return total, {name: float(value.detach()) for name, value in losses.items()}
 

@@ -45,6 +45,7 @@ OF_SOME_KINDS = {  # keys with a default that other kinds would pass over
     "most_turns": OF_CONVERSATIONS,
     "turn_weight": OF_CONVERSATIONS,
     "option_orders": OF_CONVERSATIONS,
+    "grounding": ("lora",),
 }
 COARSEST = 50  # units between two places of an edge; an image is a thousand across, or its pixels
 ABVLM_Q_FIELDS = ("prompt", "planes", "step")
@@ -75,7 +76,11 @@ _BOUNDS = (
         lambda value: value > 0,
         "above zero",
     ),
-    ("weight_decay distillation seed router_aux_loss_coef", lambda value: value >= 0, "zero or more"),
+    (
+        "weight_decay distillation grounding seed router_aux_loss_coef",
+        lambda value: value >= 0,
+        "zero or more",
+    ),
     ("warmup_ratio dropout familiarity_quantile", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("turn_weight", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("betas", lambda value: all(0 <= beta < 1 for beta in value), "made of numbers from 0 to below 1"),
@@ -118,6 +123,7 @@ class StageRecipe:
     A conversation has up to `most_turns` turns. One of n words counts n ** `turn_weight` in the loss: with 1
     every word counts the same, as in the library's mean, with 0 every turn. A question with lettered options
     is put `option_orders` times, if more than once in other orders of them.
+    Of AbVLM-Q, `grounding` is the weight of the warm-up's loss beside the answers'; with 0 it is not asked.
     """
 
     name: str
@@ -130,6 +136,7 @@ class StageRecipe:
     most_turns: int = 3
     turn_weight: float = 1.0
     option_orders: int = 1
+    grounding: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -420,8 +427,11 @@ def _complaint_about_orders(recipe: Recipe) -> str | None:
     for stage in recipe.stages:
         for key in ("simulate", "groups"):
             needed = stage.kind in WITH_LABELS and not recipe.qbench
-            if needed and key in recipe.orders and not recipe.orders[key].get("labels"):
-                return f"{key}.labels: the kind {stage.kind} needs the label maps; say true"
+            if not (needed or stage.grounding) or key not in recipe.orders:
+                continue
+            if not recipe.orders[key].get("labels"):
+                what = f"the kind {stage.kind}" if needed else "grounding"
+                return f"{key}.labels: {what} needs the label maps; say true"
     return None
 
 
@@ -441,7 +451,8 @@ def _complaint_about_adapters(recipe: Recipe) -> str | None:
 def _complaint_about_abvlm_q(recipe: Recipe) -> str | None:
     """What does not go together where AbVLM-Q's answers are taught."""
     if recipe.abvlm_q is None:
-        return None
+        grounded = [i for i, stage in enumerate(recipe.stages) if stage.grounding]
+        return f"stages[{grounded[0]}].grounding: only abvlm_q has it" if grounded else None
     for key in recipe.abvlm_q:
         if key not in ABVLM_Q_FIELDS:
             return f"abvlm_q.{key}: unknown key; known are {', '.join(ABVLM_Q_FIELDS)}"

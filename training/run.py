@@ -292,6 +292,7 @@ class _Stage:
         self.output, self.folder, self.say = output, output / stage.name, say
         self.kept = self.folder / "model.safetensors"
         self.gathered = self.folder / "learned.safetensors"
+        self.heads = output / "dense_heads.safetensors"
         self.aside: list[nn.Module] = []  # towers whose images were seen before
 
     def run(self, model: nn.Module) -> nn.Module | None:
@@ -359,18 +360,22 @@ class _Stage:
             warmup = PlaneWarmup(tower, self.encoder, self.cases, _protocol(self.recipe))
         else:
             warmup = VisionWarmup(tower, self.encoder, self.cases)
-        heads = (
-            self.output / "dense_heads.safetensors"
-        )  # a later warm-up stage goes on with the same read-outs
-        if heads.exists():
-            warmup.heads.load_state_dict(load_file(heads))
+        self._open_heads(warmup)
         if not self._learn(warmup, f"{len(warmup):,} images"):
             return None
-        if processes().is_main_process:
-            write_tensors(heads, warmup.heads.state_dict())
+        self._keep_heads(warmup)
         if ships_half(self.recipe) and not adapted:
             round_to_half(tower)
         return model, changed
+
+    def _open_heads(self, warmup: Stage) -> None:
+        """A later stage that asks the tower goes on with the same read-outs."""
+        if self.heads.exists():
+            warmup.heads.load_state_dict(load_file(self.heads))
+
+    def _keep_heads(self, warmup: Stage) -> None:
+        if processes().is_main_process:
+            write_tensors(self.heads, warmup.heads.state_dict())
 
     def _words(self, model: nn.Module) -> tuple[nn.Module, set[str]] | None:
         """The language model or its mixture learns, the vision tower does not."""
@@ -464,7 +469,7 @@ class _Stage:
 
     def _converse(self, model: nn.Module, seen: SeenImages | None = None) -> bool:
         if self.recipe.abvlm_q:
-            return self._talk(model, self._plane_answers(model))
+            return self._judge_planes(model)
         if self.recipe.qbench:
             own = self.stage.name, model, self.encoder, self.cases, self.recipe.max_length
             return self._talk(model, QualityAnswers(*own))
@@ -481,17 +486,29 @@ class _Stage:
         )
         return self._talk(model, task)
 
-    def _plane_answers(self, model: PeftModel) -> PlaneAnswers:
-        return PlaneAnswers(
+    def _judge_planes(self, model: PeftModel) -> bool:
+        """AbVLM-Q's answers and, with `grounding`, what its warm-up asks."""
+        protocol, warmup = _protocol(self.recipe), None
+        if self.stage.grounding:
+            tower = model.get_base_model().model.visual
+            warmup = PlaneWarmup(tower, self.encoder, self.cases, protocol)
+            self._open_heads(warmup)
+        task = PlaneAnswers(
             self.stage.name,
             model,
             self.encoder,
             self.cases,
-            _protocol(self.recipe),
+            protocol,
             self.recipe.abvlm_q["prompt"],
             self.recipe.max_length,
             self.recipe.abvlm_q.get("step", 1),
+            warmup,
+            self.stage.grounding,
         )
+        whole = self._talk(model, task)
+        if warmup and whole:
+            self._keep_heads(warmup)
+        return whole
 
     def _wrapped(self, model: nn.Module, also: re.Pattern | None) -> PeftModel:
         """The model with the stage's LoRA, a warm-up's where it has one; what matches `also` learns in

@@ -35,6 +35,12 @@ def cut_to_sector(frame: Frame) -> tuple[Frame, tuple[int, int]]:
     return cut, cut.offset
 
 
+def cut_image(case: Case) -> tuple[Frame, tuple[int, int]]:
+    """A case's first image, cut to its sector; raises what `load_frames` raises."""
+    frame, *_ = load_frames(case.images[:1], cut_to_sector=False)
+    return cut_to_sector(frame)
+
+
 def canvas_of(
     convention: str, frame: Frame, origin: tuple[int, int], encoder: Encoder, images: Tensors
 ) -> Canvas:
@@ -126,17 +132,14 @@ def learn(
     form: str = "full",
     max_pixels: int | None = None,
     step: int = 1,
-    frame: Frame | None = None,
+    cut: tuple[Frame, tuple[int, int]] | None = None,
 ) -> Tensors:
     """A case as a training step: the prompt, and the answer that is learned; see `Encoder.encode`.
 
-    The image, or `frame` in its place, is cut to its sector as in use, and the boxes are written for what is
-    left of it, in multiples of `step` of the backbone's units. Raises what `answer_of` and `load_frames`
-    raise.
+    The image is cut to its sector as in use, or is `cut` already, and the boxes are written for what is left
+    of it, in multiples of `step` of the backbone's units. Raises what `answer_of` and `load_frames` raise.
     """
-    if frame is None:
-        frame, *_ = load_frames(case.images[:1], cut_to_sector=False)
-    frame, origin = cut_to_sector(frame)
+    frame, origin = cut or cut_image(case)
     language = case.language or language_of(case.question or "") or "zh"
     images = marks.encoder.encode_images([frame], max_pixels)
     canvas = replace(canvas_of(convention, frame, origin, marks.encoder, images), step=step)
