@@ -28,7 +28,7 @@ from PIL import Image
 from apps import plane_review, plane_view
 from apps.chat import AT_ONCE, NoImage, UnreadableUploads, explain, read_uploads
 from apps.display import save_frame
-from apps.language import LANGUAGES, both, label, language_choice, text
+from apps.language import LANGUAGES, both, label, language_choice, progress, text
 from apps.opening import Opening
 from apps.plane_review import Review
 from assistants.abvlm_q.scoring import Change
@@ -408,7 +408,7 @@ class PlanesPage:
         for done, path in enumerate(in_order):
             if time.monotonic() - last > _SHOW_EVERY:
                 last = time.monotonic()
-                yield {self.progress: _bar("plane_reading", done, len(in_order))}
+                yield {self.progress: progress("plane_reading", done, len(in_order))}
             try:
                 frames = read_uploads([path])
             except UnreadableUploads as error:
@@ -510,11 +510,7 @@ def _with_known(found: Sequence[Review], queue: Sequence[Review]) -> list[Review
 
 def _progress(queue: Sequence[Review], problems: Sequence[UnreadableUploads], language: str) -> str:
     done = sum(map(_is_done, queue))
-    return f"{_bar('plane_progress', done, len(queue))}{_problems(problems, language)}"
-
-
-def _bar(key: str, done: int, count: int) -> str:
-    return f'<progress max="{count}" value="{done}"></progress> {both(key, done=done, count=count)}'
+    return f"{progress('plane_progress', done, len(queue))}{_problems(problems, language)}"
 
 
 def _problems(problems: Sequence[UnreadableUploads], language: str) -> str:

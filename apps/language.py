@@ -62,6 +62,13 @@ def both(key: str, **values: object) -> str:
     return "".join(f'<span lang="{each}">{text(key, each, **safe)}</span>' for each in LANGUAGES)
 
 
+def progress(key: str, done: int, count: int, **values: object) -> str:
+    """Words in both languages that say how far a work is, and a bar."""
+    words = both(key, done=done, count=count, **values)
+    goes_on = ' class="busy"' if done < count else ""
+    return f'<span{goes_on}>{words}</span> <progress max="{count}" value="{done}"></progress>'
+
+
 def script(mode: str, outputs: int) -> str:
     """JavaScript for a Gradio event: "load" picks the visitor's language, "toggle" the other one.
 

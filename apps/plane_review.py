@@ -24,6 +24,7 @@ from assistants.abvlm_q.scoring import (
     Remove,
     Rename,
     Strike,
+    Structure,
     points_of,
     revise,
 )
@@ -160,7 +161,8 @@ def record(review: Review) -> dict[str, Any]:
         "score": found.score,
         "grade": found.grade,
         "stated_score": found.stated_score,
-        "boxes": [{"label": each.label, "box": list(each.box), "by": each.by} for each in found.structures],
+        "boxes": [_box(each) for each in found.structures],
+        "withdrawn_boxes": [_box(each) for each in found.withdrawn],
         "deductions": [asdict(each) for each in found.deductions],
         "flags": list(found.flags),
         "refused": dict(found.refused),
@@ -169,6 +171,10 @@ def record(review: Review) -> dict[str, Any]:
         "finished": review.finished,
         "by": found.by,
     }
+
+
+def _box(structure: Structure) -> dict[str, Any]:
+    return {"label": structure.label, "box": list(structure.box), "by": structure.by}
 
 
 def as_json(reviews: Iterable[Review], model: str) -> str:

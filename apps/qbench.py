@@ -25,7 +25,7 @@ from apps import ratings
 from apps.chat import AT_ONCE, UnreadableUploads, explain
 from apps.display import save_frame
 from apps.echovlm import ANY_ORGAN, EXAMPLES, ORGANS, organ_choice
-from apps.language import LANGUAGES, both, label, language_choice, text
+from apps.language import LANGUAGES, both, label, language_choice, progress, text
 from apps.opening import Opening
 from apps.ratings import Rated
 from assistants.base import Assistant, Turn
@@ -256,11 +256,11 @@ class _Rate(_Task):
         for done, rated in rate(assistant, found.asked, found.rated):
             if len(rated) <= len(found.rated):
                 again = done
-                yield {self.status: ratings.progress("quality_again", done, count)}
+                yield {self.status: progress("quality_again", done, count)}
                 continue
             found = replace(found, rated=rated)
             left = (time.monotonic() - started) / max(1, done - again) * (count - done)
-            status = ratings.progress("quality_progress", done, count, left=f"{left:.0f}")
+            status = progress("quality_progress", done, count, left=f"{left:.0f}")
             yield {self.found: found, self.status: status}
         found = replace(found, finished=True)
         good = sum(each.problem is None for each in found.rated)
@@ -325,10 +325,10 @@ class _Compare(_Task):
         asked = found.asked
         assistant = yield from self._weights()
         frames = read_compared(asked.files)
-        yield {self.status: ratings.progress("compare_running", 0, len(frames))}
+        yield {self.status: progress("compare_running", 0, len(frames))}
         for rated, best in compare(assistant, frames, asked):
             found = replace(found, rated=rated, best=best, finished=bool(best))
-            yield {self.status: ratings.progress("compare_running", len(rated), len(frames))}
+            yield {self.status: progress("compare_running", len(rated), len(frames))}
         summary = ratings.summary(found.rated, both("compare_done"))
         yield {**self._idle(), self.found: found, self.status: summary}
 

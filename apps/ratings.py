@@ -238,12 +238,6 @@ def _order(count: int) -> str:
     return f'<p class="hint">{" ".join(hints)}</p>' if hints else ""
 
 
-def progress(key: str, done: int, count: int, **more: str) -> str:
-    """A bar with words."""
-    words = both(key, done=done, count=count, **more)
-    return f'<span class="busy">{words}</span> <progress value="{done}" max="{count}"></progress>'
-
-
 def summary(images: Sequence[Rated], how: str) -> str:
     """What came of it, after `how` it ended: what could not be read, what means nothing, whose cut points
     decided, in which language was asked."""

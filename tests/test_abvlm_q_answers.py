@@ -210,6 +210,13 @@ def test_lines_that_are_no_deductions_are_counted():
     assert counts == Counter(deduction=2, score=1)
 
 
+@pytest.mark.parametrize(
+    "line, score", [("-2/10", -2), (" −2.5", -2.5), ("- 8/10", 8), ("10-2=8", 10), ("about 7", 7)]
+)
+def test_a_stated_score_keeps_its_sign(line, score):
+    assert read(f"Score: {line}", NAMES, PICTURE)[0].score == score
+
+
 def test_a_section_that_comes_twice_is_counted():
     answer, counts = read("切面：胆囊长轴切面\n得分：8/10\n切面：门静脉左支切面", NAMES, PICTURE)
     assert answer.planes == ("gallbladder_longitudinal",) and counts == Counter(repeated=1)

@@ -287,6 +287,7 @@ def test_a_structure_without_its_box_is_not_displayed_and_the_score_follows():
     assert (after.score, after.grade, after.by) == (3, "poor", CLINICIAN)
     assert "missing_deduction" not in after.flags
     back = revise(after, Place(NECK, SEEN[0].box), PROTOCOL)
+    assert after.withdrawn == back.withdrawn == BEFORE.structures[:1]
     assert counted(back) == [("attenuation.moderate", 4, MODEL)] and back.score == 6
     renamed = revise(BEFORE, Correct(0, SEEN[0].box, "spleen"), PROTOCOL)
     assert counted(renamed) == counted(after) and renamed.score == 3
@@ -302,6 +303,7 @@ def test_a_box_that_was_one_of_two_or_of_nothing_demanded_costs_nothing():
     assert after.deductions[0].boxes == (SEEN[0].box,)
     moved = revise(twice, Correct(0, (5, 6, 7, 8)), PROTOCOL)
     assert moved.deductions[0].boxes == ((5, 6, 7, 8), (0, 20, 9, 29))
+    assert moved.withdrawn == BEFORE.structures[:1], "where the model had put it"
     view = revise(judge(planes=("non_standard",)), Remove(0), PROTOCOL)
     assert (len(view.structures), view.score, view.deductions, view.by) == (2, None, (), CLINICIAN)
 
@@ -311,6 +313,7 @@ def test_a_structure_that_gets_its_box_is_no_longer_deducted_as_not_displayed():
     after = revise(missed, Place(FUNDUS, (20, 0, 29, 9)), PROTOCOL)
     assert (after.score, after.flags) == (10, ()) and after.deductions[0].struck
     away = revise(after, Remove(2), PROTOCOL)
+    assert away.withdrawn == (), "a clinician's own box leaves nothing"
     assert counted(away) == [(f"{FUNDUS}.not_displayed", 3, CLINICIAN)] and away.score == 7
 
 

@@ -27,7 +27,7 @@ from apps.opening import Opening
 from apps.page import compose, launch_options
 from apps.plane_review import Review
 from assistants.abvlm_q.assistant import AbVLMQAssistant, PlaneReply
-from assistants.abvlm_q.scoring import CLINICIAN, FLAGS, Add, Judged, Structure
+from assistants.abvlm_q.scoring import CLINICIAN, FLAGS, Add, Judged, Remove, Structure
 from imaging.planes import NON_STANDARD
 from models.boxes import Canvas
 from models.errors import ModelError
@@ -541,6 +541,7 @@ def test_csv_and_json_hold_everything_and_no_formula():
         replace(REVIEW, source="=cmd.png"),
         REVIEW.changed(Add("splenic_hilum", "incomplete"), PROTOCOL),
         replace(REVIEW, assessment=None, error={"zh": "坏", "en": "bad"}),
+        REVIEW.changed(Remove(0), PROTOCOL),
     ]
     rows = list(csv.DictReader(io.StringIO(plane_review.as_csv(reviews, "M").removeprefix("\ufeff"))))
     assert rows[0]["file"] == "'=cmd.png" and rows[0]["main_deduction"] == "spleen.incomplete"
@@ -549,7 +550,9 @@ def test_csv_and_json_hold_everything_and_no_formula():
     told = json.loads(plane_review.as_json(reviews, "M"))
     assert "research use only" in told["note"] and told["model"] == "M"
     assert told["images"][1]["deductions"][1]["by"] == CLINICIAN
-    assert told["images"][0]["boxes"][0] == {"label": "spleen", "box": [10, 20, 60, 70], "by": "model"}
+    spleen = {"label": "spleen", "box": [10, 20, 60, 70], "by": "model"}
+    assert told["images"][0]["boxes"][0] == spleen and not told["images"][0]["withdrawn_boxes"]
+    assert told["images"][3]["withdrawn_boxes"] == [spleen] and spleen not in told["images"][3]["boxes"]
 
 
 # ---- the endpoint

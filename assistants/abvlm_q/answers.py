@@ -309,8 +309,8 @@ class AnswerReader:
     def _read_score(self, line: str) -> None:
         if any(_key(wording(language)["not_scored"]) in _key(line) for language in LANGUAGES):
             self._not_scored = True
-        elif match := re.search(_NUMBER, line):
-            self._score = float(match.group())
+        elif match := re.search(rf"(?:^\s*[-−])?{_NUMBER}", line):
+            self._score = float(match.group().replace("−", "-").replace(" ", ""))
         else:
             self._own["score"] += 1
 

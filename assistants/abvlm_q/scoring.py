@@ -67,7 +67,8 @@ class Assessment:
     """One image judged. `score` and `grade` are None for a view that is not scored, or not judged to the end.
 
     `refused` and `corrected` count by reason; `flags` are of FLAGS; `by` is "clinician" after any change,
-    `planes_by` after one of the planes.
+    `planes_by` after one of the planes. `withdrawn` are the model's boxes that a clinician took away or put
+    elsewhere.
     """
 
     structures: tuple[Structure, ...] = ()
@@ -81,6 +82,7 @@ class Assessment:
     flags: tuple[str, ...] = ()
     by: str = MODEL
     planes_by: str = MODEL
+    withdrawn: tuple[Structure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -352,11 +354,14 @@ def _with_boxes(assessment: Assessment, after: list[Structure | None], protocol:
     """The assessment with other boxes; deductions follow them."""
     before = assessment.structures
     structures = tuple(each for each in after if each is not None)
-    deductions = assessment.deductions
+    deductions, withdrawn = assessment.deductions, assessment.withdrawn
     for old, new in zip(before, after, strict=False):
         if new != old:
             deductions = _moved(deductions, old, new)
-    changed = replace(assessment, structures=structures, deductions=deductions, by=CLINICIAN)
+            withdrawn += (old,) if old.by == MODEL else ()
+    changed = replace(
+        assessment, structures=structures, deductions=deductions, withdrawn=withdrawn, by=CLINICIAN
+    )
     if assessment.score is None:
         return changed
     had, has = ({each.label for each in some} for some in (before, structures))
