@@ -66,6 +66,10 @@ def parts(material):
     return encoder, model
 
 
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
 # --- the warm-up -------------------------------------------------------------------------------------------
 
 
@@ -89,8 +93,21 @@ def test_a_place_between_bins_comes_back_as_their_mean():
 
 
 def test_digits_are_those_that_an_answer_writes():
-    places = torch.tensor([[0.0, 0.004, 0.005, 0.1, 0.57, 0.999, 1.0]])
-    assert digits_of(places).tolist() == [[[0, 0], [0, 0], [0, 1], [1, 0], [5, 7], [9, 9], [9, 9]]]
+    places = torch.tensor([[0.0, 0.004, 0.009, 0.01, 0.1, 0.57, 0.999, 1.0]])
+    assert digits_of(places).tolist() == [[[0, 0], [0, 0], [0, 0], [0, 1], [1, 0], [5, 7], [9, 9], [9, 9]]]
+
+
+@pytest.mark.parametrize("step", [1, 10])
+def test_the_warm_ups_edges_are_those_of_the_answers(cases, parts, step):
+    encoder, model = parts
+    case = next(case for case in cases if len(case.boxes) > 1)
+    truth = PlaneWarmup(model.model.visual, encoder, [case], PROTOCOL, step).batch([0], rng())
+    answers = PlaneAnswers("t", model, encoder, [case], PROTOCOL, "short", step=step)
+    labels = answers.batch([0], rng())["labels"]
+    text = Marks(encoder).decode(labels[labels != IGNORED].tolist())
+    written = re.findall(r"\((\d+),(\d+)\),\((\d+),(\d+)\)", text)
+    taught = {tuple(round(1000 * edge) for edge in edges) for edges in truth["edges"].tolist()}
+    assert taught == {tuple(map(int, edges)) for edges in written}
 
 
 def test_the_warm_ups_truth_is_the_cases(cases, parts):
@@ -287,6 +304,23 @@ def test_the_warm_ups_questions_go_on_beside_the_answers(cases, parts):
     again = warmup.batch(range(4), np.random.default_rng(0))  # the same images, in the warm-up's own way
     for name in ("shares", "place", "edges", "state", "planes"):
         assert torch.equal(truth[name], again[name]), name
+
+
+def test_layers_that_run_again_for_their_gradients_run_the_same_way(cases, parts):
+    encoder, model = parts
+    model = with_lora(model, read_recipe(RECIPE).stages[0].lora, seed=0, also=None).train()
+    stage = PlaneAnswers("t", model, encoder, cases, PROTOCOL, "short")
+    batch = stage.batch(range(2), rng())
+    expected, _ = stage.loss(batch)
+    expected.backward()
+    wanted = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    found, _ = stage.loss(batch)
+    found.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-4, rtol=1e-3, msg=name)
 
 
 def test_the_words_that_are_taught_are_those_of_every_sample(cases, parts):

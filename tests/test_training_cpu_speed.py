@@ -66,6 +66,16 @@ def test_a_merged_or_sleeping_lora_is_left_alone():
         torch.testing.assert_close(model(x), awake)
 
 
+def test_what_is_no_plain_lora_is_left_to_peft():
+    layers = nn.Sequential(nn.Linear(6, 8))
+    config = LoraConfig(r=2, lora_alpha=6, lora_bias=True, target_modules=["0"])
+    model, x = get_peft_model(layers, config), torch.randn(2, 6)
+    nn.init.normal_(model.base_model.model[0].lora_B["default"].bias)
+    wanted = model(x)
+    with folded(model):
+        assert torch.equal(model(x), wanted)
+
+
 def test_a_step_in_half_precision_folds_before_it_rounds():
     model, x = adapted(), torch.randn(3, 6)
     with torch.autocast("cpu", torch.bfloat16), folded(model):

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 @contextmanager
 def folded(model: nn.Module) -> Iterator[None]:
-    """Within, every LoRA of `model` that can be folded is: on a CPU, one adapter, not merged, no dropout."""
+    """Within, every LoRA of `model` that can be folded is: on a CPU, one plain adapter on a plain layer, not
+    merged, no dropout. The backward pass may come later; only one that runs a layer again may not."""
     layers = [module for module in model.modules() if isinstance(module, Linear) and _folds(module)]
     for layer in layers:
         layer.forward = partial(_forward, layer)
@@ -36,6 +37,9 @@ def folded(model: nn.Module) -> Iterator[None]:
 
 def _folds(layer: Linear) -> bool:
     if layer.weight.device.type != "cpu" or layer.merged or layer.disable_adapters or layer.lora_variant:
+        return False
+    base = layer.base_layer
+    if type(base) is not nn.Linear or layer.fan_in_fan_out or any(layer.lora_bias.values()):
         return False
     dropouts = [layer.lora_dropout[name] for name in layer.active_adapters if name in layer.lora_A]
     return len(dropouts) == 1 and (isinstance(dropouts[0], nn.Identity) or not layer.training)

@@ -10,7 +10,8 @@ Knows nothing of LoRA or of stages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from assistants.abvlm_q.answers import answer_of
 from assistants.abvlm_q.encoding import Marks, cut_image, learn
@@ -103,7 +105,7 @@ class PlaneAnswers(Conversations):
             return self._loss_of_words(inputs), {}
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         tower = base.model.visual
-        with folded(self.model), batched_products(base.model.language_model):
+        with self._faster(base):
             tokens = torch.cat(see(tower, inputs["pixel_values"], inputs["image_grid_thw"]))
             base.model.visual = SeenTower(tower)
             try:
@@ -115,6 +117,15 @@ class PlaneAnswers(Conversations):
         truth = {name: tensor.to(device) for name, tensor in batch["truth"].items()}
         grounding, figures = self.warmup.loss_of(tokens, truth)
         return loss + self.grounding * grounding, {"words": float(loss.detach())} | figures
+
+    @contextmanager
+    def _faster(self, base: PreTrainedModel) -> Iterator[None]:
+        """A CPU's faster ways, unless the backward pass will run layers again, the usual way then."""
+        if base.is_activation_checkpointing:
+            yield
+            return
+        with folded(self.model), batched_products(base.model.language_model):
+            yield
 
     def _loss_of_words(self, inputs: Tensors) -> Tensor:
         """Mean over the words that are learned; what stands before the first of them needs no scores."""

@@ -68,9 +68,16 @@ class PlaneWarmup:
     name = "plane warm-up"
     lengths = None
 
-    def __init__(self, tower: nn.Module, encoder: Encoder, cases: Sequence[Case], protocol: Planes):
-        """`tower` maps patches to merged tokens. CaseError for a case that did not come from the simulator
-        with label maps."""
+    def __init__(
+        self,
+        tower: nn.Module,
+        encoder: Encoder,
+        cases: Sequence[Case],
+        protocol: Planes,
+        step: int = 1,
+    ):
+        """`tower` maps patches to merged tokens; boxes are taught in multiples of `step` units, as in the
+        answers. CaseError for a case that did not come from the simulator with label maps."""
         unique = {case.images: case for case in cases}.values()  # an image has rows in several wordings
         for case in unique:
             if missing := [key for key in TRUTH if key not in case.extra]:
@@ -79,7 +86,7 @@ class PlaneWarmup:
                     "from the simulator with --task plane --labels"
                 )
         self.cases = list(unique)
-        self.encoder, self.tower = encoder, tower
+        self.encoder, self.tower, self.step = encoder, tower, step
         self.planes = (*protocol.planes, NON_STANDARD)
         classes = 1 + max((number for case in self.cases for number in _classes(case).values()), default=2)
         self.heads = PlaneHeads(tower.config.hidden_size, classes, len(self.planes))
@@ -112,7 +119,7 @@ class PlaneWarmup:
             labels = _cut_map(case, frame, origin)
             shares.append(shares_under(labels, rows // merge, columns // merge, len(self.heads.shares.bias)))
             images += [number] * len(shares[-1])
-            boxes += [(number, *box) for box in _boxes(case, frame, origin)]
+            boxes += [(number, *box) for box in _boxes(case, frame, origin, self.step)]
         numbers = np.array([box[:2] for box in boxes], np.int64).reshape(-1, 2)
         truth = {
             "shares": np.concatenate(shares),
@@ -204,10 +211,10 @@ def between_bins(places: Tensor) -> Tensor:
 
 
 def digits_of(places: Tensor) -> Tensor:
-    """The first DIGITS of three digits of places (0 to 1) in thousandths: [...] -> int64 [..., DIGITS]. The
-    far edge, which has a fourth digit, counts as the last place before it."""
-    steps = (places * 10**DIGITS + 0.5).floor().long().clamp(0, 10**DIGITS - 1)
-    return torch.stack([steps // 10**power % 10 for power in reversed(range(DIGITS))], -1)
+    """The first DIGITS of the three of places (0 to 1) in whole thousandths: [...] -> int64 [..., DIGITS].
+    The far edge, which has a fourth digit, counts as the last place before it."""
+    thousandths = (places * PER_MILLE).round().long().clamp(0, PER_MILLE - 1)
+    return torch.stack([thousandths // 10 ** (2 - i) % 10 for i in range(DIGITS)], -1)
 
 
 def jittered(frame: Frame, rng: np.random.Generator) -> Frame:
@@ -230,11 +237,11 @@ def _cut_map(case: Case, frame: Frame, origin: tuple[int, int]) -> np.ndarray:
 
 
 def _boxes(
-    case: Case, frame: Frame, origin: tuple[int, int]
+    case: Case, frame: Frame, origin: tuple[int, int], step: int
 ) -> list[tuple[int, tuple[float, float, float, float], int]]:
     """Class, edges (0 to 1 across and down the frame) and state of every box."""
     height, width = frame.pixels.shape[:2]
-    canvas, classes = Canvas((width, height), origin=origin), _classes(case)
+    canvas, classes = Canvas((width, height), origin=origin, step=step), _classes(case)
     found = []
     for entry in case.boxes:
         state = case.extra["structures"].get(entry["label"], {}).get("state")

@@ -81,7 +81,7 @@ _BOUNDS = (
         lambda value: value >= 0,
         "zero or more",
     ),
-    ("warmup_ratio dropout familiarity_quantile", lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("warmup_ratio dropout places familiarity_quantile", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("turn_weight", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("betas", lambda value: all(0 <= beta < 1 for beta in value), "made of numbers from 0 to below 1"),
     ("base", str.strip, "a folder or a Hugging Face id"),
@@ -152,6 +152,7 @@ class Recipe:
     `held_out` (arguments of the simulator) and `familiarity_quantile`, the share of its images that must
     pass, make the familiarity statistics. `max_pixels` is the budget of one image, below `min_pixels` it is
     enlarged; `max_length` is the budget of one conversation in tokens; None leaves all to the weights.
+    `places` is the share of an image's colours that says where each pixel lies (`models.encoding`).
     `keep_features` computes what a frozen vision tower sees once for each image; the images must have one
     size then. `weights` is the place for --publish.
 
@@ -191,6 +192,7 @@ class Recipe:
     familiarity_quantile: float | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
+    places: float | None = None
     max_length: int | None = None
     gradient_checkpointing: bool = False
     keep_features: bool = False
@@ -208,6 +210,11 @@ class Recipe:
         lists = {"more_cases": self.more_cases, "tokenizer_cases": self.tokenizer_cases}
         more = {f"{key}[{i}]": order for key, orders in lists.items() for i, order in enumerate(orders or ())}
         return {key: order for key, order in (named | more).items() if order is not None}
+
+    @property
+    def box_step(self) -> int:
+        """Of how many units AbVLM-Q's boxes are taught in multiples."""
+        return (self.abvlm_q or {}).get("step", 1)
 
     @property
     def ships_adapter(self) -> bool:
@@ -326,6 +333,8 @@ def _complaint(recipe: Recipe) -> str | None:
         return f"min_pixels: {recipe.min_pixels} is more than max_pixels {recipe.max_pixels}"
     if recipe.min_pixels is not None and recipe.base is None:
         return "min_pixels: only a base's images are enlarged"
+    if recipe.places is not None and recipe.base is None:
+        return "places: only a base's images get them"
     return (
         _complaint_about_orders(recipe)
         or _complaint_about_adapters(recipe)

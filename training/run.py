@@ -36,7 +36,7 @@ from imaging.frame import Frame
 from imaging.planes import Planes, PlanesError, load_planes
 from models.adapter import adapter_folder, base_of, config_of, fill
 from models.checkpoint import load_model, model_class_for, read_json, resolve
-from models.encoding import Encoder
+from models.encoding import PLACES, Encoder
 from models.familiarity import FILE as FAMILIARITY
 from models.familiarity import Familiarity, vision_features
 from training import plane_answers, quality_answers
@@ -240,6 +240,8 @@ def _set_budget(recipe: Recipe, encoder: Encoder) -> None:
     if recipe.max_pixels is not None:
         smallest, largest = min(smallest, recipe.max_pixels), min(largest, recipe.max_pixels)
     encoder.image_processor.size = {"shortest_edge": smallest, "longest_edge": largest}
+    if recipe.places is not None:
+        setattr(encoder.image_processor, PLACES, recipe.places)
 
 
 def make_encoder(recipe: Recipe, cases: Sequence[Case]) -> Encoder:
@@ -357,7 +359,7 @@ class _Stage:
         if self.recipe.qbench:
             warmup = QualityWarmup(tower, self.encoder, self.cases)
         elif self.recipe.abvlm_q:
-            warmup = PlaneWarmup(tower, self.encoder, self.cases, _protocol(self.recipe))
+            warmup = self._plane_warmup(tower)
         else:
             warmup = VisionWarmup(tower, self.encoder, self.cases)
         self._open_heads(warmup)
@@ -488,20 +490,19 @@ class _Stage:
 
     def _judge_planes(self, model: PeftModel) -> bool:
         """AbVLM-Q's answers and, with `grounding`, what its warm-up asks."""
-        protocol, warmup = _protocol(self.recipe), None
+        warmup = None
         if self.stage.grounding:
-            tower = model.get_base_model().model.visual
-            warmup = PlaneWarmup(tower, self.encoder, self.cases, protocol)
+            warmup = self._plane_warmup(model.get_base_model().model.visual)
             self._open_heads(warmup)
         task = PlaneAnswers(
             self.stage.name,
             model,
             self.encoder,
             self.cases,
-            protocol,
+            _protocol(self.recipe),
             self.recipe.abvlm_q["prompt"],
             self.recipe.max_length,
-            self.recipe.abvlm_q.get("step", 1),
+            self.recipe.box_step,
             warmup,
             self.stage.grounding,
         )
@@ -509,6 +510,9 @@ class _Stage:
         if warmup and whole:
             self._keep_heads(warmup)
         return whole
+
+    def _plane_warmup(self, tower: nn.Module) -> PlaneWarmup:
+        return PlaneWarmup(tower, self.encoder, self.cases, _protocol(self.recipe), self.recipe.box_step)
 
     def _wrapped(self, model: nn.Module, also: re.Pattern | None) -> PeftModel:
         """The model with the stage's LoRA, a warm-up's where it has one; what matches `also` learns in
