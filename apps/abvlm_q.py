@@ -15,6 +15,7 @@ import html
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -44,6 +45,7 @@ _WAIT = 0.5  # seconds between two looks at weights that are still loading
 _HEADS = ("#", "plane_file", "plane_planes", "plane_score", "plane_grade", "plane_main")
 # Gradio refuses a choice that is no longer offered in English and beside the page; `_changed` says it.
 _UNCHECKED = {"preprocess": False}
+_TO_THE_PICTURE = "() => document.querySelector('#plane-status').scrollIntoView({block: 'center'})"
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 Update = dict  # component → its new value
@@ -84,7 +86,7 @@ class PlanesPage:
     def _place_one(self) -> None:
         with gr.Row():
             with gr.Column(scale=3):
-                self.file = gr.File(label=label("plane_file"), elem_id="plane-file", height=96)
+                self.file = gr.File(label=label("plane_file"), elem_id="plane-file", height=120)
                 with gr.Row():
                     self.judge = gr.Button(label("plane_judge"), variant="primary", elem_id="plane-judge")
                     self.stop = gr.Button(label("plane_stop"), elem_id="plane-stop")
@@ -156,6 +158,7 @@ class PlanesPage:
         )
         judged.failure(lambda: both("status_stopped"), None, self.status, queue=False, **_QUIET)
         self.stop.click(None, None, None, cancels=[judged], queue=False, **_QUIET)
+        self.file.clear(self.on_clear, language, shown, cancels=[judged], queue=False, **_QUIET)
         for button, change, inputs in (
             (self.strike, self.on_strike, [self.struck]),
             (self.add, self.on_add, [self.added, self.reason]),
@@ -177,22 +180,20 @@ class PlanesPage:
         worked.failure(self.on_halted, [self.queue, language], folder, queue=False, **_QUIET)
         self.halt.click(None, None, None, cancels=[worked], queue=False, **_QUIET)
         opened = [*shown, self.ways, self.progress]
-        self.table.select(self.on_open, [self.queue, language], opened, queue=False, **_QUIET)
+        seen = self.table.select(self.on_open, [self.queue, language], opened, queue=False, **_QUIET)
+        seen.then(None, None, None, js=_TO_THE_PICTURE, queue=False, **_QUIET)
 
     def on_judge(self, path: str | None, answer_in: str, language: str) -> Iterator[Update]:
         """Judge one file's image, drawing boxes while the answer comes."""
         try:
-            yield {self.status: both("status_reading")}
+            yield {**self._cleared(language), self.status: both("status_reading")}
             frame = _one_frame(path)
             review = _begun(frame)
             while not self.opening.wait(_WAIT):
                 yield {self.status: both("badge_loading")}
             assistant = self.opening.require()
             yield {
-                self.review: None,
                 self.picture: plane_view.picture(review, self.protocol),
-                self.verdict: "",
-                **self._choices(None, language),
                 self.status: f'<span class="busy">{both("plane_looking")}</span>',
             }
             last = 0.0
@@ -205,6 +206,10 @@ class PlanesPage:
             yield {self.status: both("plane_done", file=frame.source)}
         except Exception as error:  # a page must survive anything
             yield {self.status: _problem(explain(error, language))}
+
+    def on_clear(self, language: str) -> Update:
+        """The file was taken away, and what was said of it goes too."""
+        return {**self._cleared(language), self.status: ""}
 
     def on_strike(
         self, review: Review | None, queue: list[Review], language: str, item: str | None
@@ -363,6 +368,15 @@ class PlanesPage:
         }
         return told | (self._choices(review, language) if review.finished else {})
 
+    def _cleared(self, language: str) -> Update:
+        """No image: what was known of the one before must not stand beside another file's name."""
+        return {
+            self.review: None,
+            self.picture: plane_view.picture(None, self.protocol),
+            self.verdict: "",
+            **self._choices(None, language),
+        }
+
     def _choices(self, review: Review | None, language: str) -> Update:
         found = review.assessment if review else None
         protocol = self.protocol
@@ -404,7 +418,7 @@ class PlanesPage:
         if not paths:
             raise NoImage
         found, problems, last = [], [], time.monotonic()
-        in_order = sorted(paths, key=lambda path: Path(path).name)  # folders are named by hashes
+        in_order = sorted(paths, key=lambda path: (Path(path).name, path))  # folders are named by hashes
         for done, path in enumerate(in_order):
             if time.monotonic() - last > _SHOW_EVERY:
                 last = time.monotonic()
@@ -419,7 +433,7 @@ class PlanesPage:
                 if len(frames) > 1:
                     review = replace(review, source=f"{frame.source} #{frame.index + 1}")
                 found.append(review)
-        return found, problems
+        return _told_apart(found), problems
 
     def _judged(self, reviews: Sequence[Review], answer_in: str) -> list[Review]:
         """The reviews with the assistant's answers: all at once, or one by one where that fails, so that one
@@ -508,6 +522,18 @@ def _with_known(found: Sequence[Review], queue: Sequence[Review]) -> list[Review
     return [known.get((each.source, each.path), each) for each in found]
 
 
+def _told_apart(found: Sequence[Review]) -> list[Review]:
+    """Files of one name, as DICOM exports have them in every folder, with numbers behind it; folders do not
+    come along with an upload."""
+    met: Counter[str] = Counter()
+    named = []
+    for each in found:
+        met[each.source] += 1
+        again = met[each.source] > 1
+        named.append(replace(each, source=f"{each.source} ({met[each.source]})") if again else each)
+    return named
+
+
 def _progress(queue: Sequence[Review], problems: Sequence[UnreadableUploads], language: str) -> str:
     done = sum(map(_is_done, queue))
     return f"{progress('plane_progress', done, len(queue))}{_problems(problems, language)}"
@@ -552,7 +578,7 @@ def _endpoint(opening: Opening):
                 )
             while not opening.wait(1.0):
                 continue
-            frame = _one_frame(file["path"])
+            frame = _one_frame(file["path"] if file else None)
             (reply,) = opening.require().answer([Turn("", (frame,), "plane", None, language)])
             return plane_review.record(_begun(frame).with_reply(reply))
         except Exception as error:

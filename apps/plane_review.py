@@ -78,9 +78,10 @@ def strike(item: str) -> Strike:
 
 
 def add(item: str, assessment: Assessment, reason: str = "") -> Add:
-    """The deduction of "subject.fault"; it points to the boxes that the structure has."""
+    """The deduction of "subject.fault"; it points to the structure's boxes, unless it says there is none."""
     subject, _, fault = item.rpartition(".")
-    places = tuple(each.box for each in assessment.structures if each.label == subject)
+    seen = fault != "not_displayed"
+    places = tuple(each.box for each in assessment.structures if seen and each.label == subject)
     return Add(subject, fault, " ".join(reason.split()), places)
 
 

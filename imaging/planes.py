@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -293,6 +294,7 @@ def _protocol(file: _Entry) -> Planes:
     _require_own_names([parts["attenuation"], *parts["structures"].items().values()])
     _require_own_names([parts["states"].items()[fault] for fault in FAULTS])
     _require_own_names(found["grades"].sequence())
+    _require_own_names(parts["grades"].sequence())
     return Planes(
         planes=planes,
         structures=structures,
@@ -347,6 +349,8 @@ def _steps(
         name, found = item.name(*more)
         limit = found[border].number(steps[-1].limit if steps else lowest, highest)
         points = found["points"].number(0, most_points) if most_points is not None else 0
+        if steps and points < steps[-1].points:
+            raise found["points"].error(f"points {points:g} are fewer than the {steps[-1].points:g} of less.")
         key = found["key"].text()
         if key in STATES or "." in key or any(step.key == key for step in steps):
             raise found["key"].error(f"key {key!r} is another's, or holds a dot; choose another.")
@@ -366,6 +370,11 @@ def _plane(entry: _Entry, structures: Mapping[str, Name], highest: float) -> Pla
             raise demand.error(f"plane {entry.key}: {key} is not in the list of structures; add it there.")
         fields = demand.fields((*FAULTS, "source"))
         points = {fault: fields[fault].number(0, highest) for fault in FAULTS}
+        for worse, better in pairwise(FAULTS):
+            if points[worse] < points[better]:
+                raise fields[worse].error(
+                    f"{key}: {worse} costs {points[worse]:g}, less than {better}, {points[better]:g}."
+                )
         demands.append(Demand(key, points, fields["source"].one_of(SOURCES)))
     if not demands:
         raise found["structures"].error(f"plane {entry.key} has no structures; name at least one.")

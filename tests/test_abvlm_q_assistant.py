@@ -31,7 +31,7 @@ from models.adapter import open_backbone
 from models.boxes import MARKS, RELATIVE, Canvas
 from models.checkpoint import CheckpointError
 from models.encoding import IGNORED, Encoder
-from models.errors import ContextOverflow, ModelError, OutOfMemory
+from models.errors import ContextOverflow, ModelError, OutOfMemory, UnusableImage
 from training.tokenizer import train_tokenizer
 
 PROTOCOL = load_planes()
@@ -379,6 +379,12 @@ def test_one_image_at_a_time(assistant, frames):
     assert f"收到 {len(frames)} 幅" in refused.value.message("zh")
     with pytest.raises(ModelError):
         assistant.answer([turn(), asked])
+
+
+def test_an_image_of_less_than_a_token_is_refused(assistant):
+    with pytest.raises(UnusableImage, match="27 x 300 pixels are too few") as refused:
+        next(assistant.stream(turn(tiny.frame(300, 27))))
+    assert "过小" in refused.value.message("zh")
 
 
 def test_too_long_a_request_is_refused_with_both_numbers(tmp_path):

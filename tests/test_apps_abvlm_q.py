@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -101,9 +102,9 @@ def page():
     return make
 
 
-def upload(name: str, seed: int = 0, pixels: np.ndarray | None = None) -> str:
+def upload(name: str, seed: int = 0, pixels: np.ndarray | None = None, place: str = "planes-by-hand") -> str:
     """A file where Gradio puts uploads."""
-    folder = Path(os.environ["GRADIO_TEMP_DIR"]) / "planes-by-hand"
+    folder = Path(os.environ["GRADIO_TEMP_DIR"]) / place
     folder.mkdir(exist_ok=True)
     if pixels is None:
         return pages.write_png(folder, name, seed)
@@ -186,7 +187,7 @@ def test_boxes_come_while_the_answer_is_written_and_the_rest_at_its_end(page):
     made = page(first, FOUND)
     updates = list(made.on_judge(upload("scan.png"), "en", "en"))
     pictures = [u[made.picture] for u in updates if made.picture in u]
-    assert [shown.count("<rect") for shown in pictures] == [0, 1, 2]
+    assert [shown.count("<rect") for shown in pictures] == [0, 0, 1, 2]
     (turn,) = made.opening.assistant.asked
     assert (turn.task, turn.text, turn.language, len(turn.frames)) == ("plane", "", "en", 1)
     *_, last, done = updates
@@ -200,8 +201,12 @@ def test_what_goes_wrong_is_said_and_the_page_lives_on(page, language):
     made = page(ModelError("too narrow", "过于狭长"))
     *_, last = made.on_judge(upload("scan.png"), language, language)
     assert ("过于狭长" if language == "zh" else "too narrow") in last[made.status]
-    *_, last = made.on_judge(None, language, language)
+    first, *_, last = made.on_judge(None, language, language)
     assert text("no_image", language) in last[made.status]
+    gone = (first[made.review], first[made.verdict], first[made.struck].choices)
+    assert gone == (None, "", []), "nothing of the image before stands beside another file's name"
+    cleared = made.on_clear(language)
+    assert (cleared[made.review], cleared[made.verdict], cleared[made.status]) == (None, "", "")
 
 
 def test_a_box_on_a_screen_dump_is_in_the_files_own_pixels(page):
@@ -405,6 +410,15 @@ def test_a_bad_file_and_a_refused_image_do_not_stop_the_others(page):
     assert "letter.png" in updates[-1][made.progress]
 
 
+def test_files_of_one_name_are_told_apart(page):
+    made = page()
+    paths = [upload("IM0001.png", seed, place=f"series-{seed}") for seed in (1, 2, 3)]
+    _, queue = run(made, paths)
+    assert [each.source for each in queue] == ["IM0001.png", "IM0001.png (2)", "IM0001.png (3)"]
+    _, again = run(made, paths[::-1], queue)
+    assert again == queue and len(made.opening.assistant.asked) == 3
+
+
 def test_a_large_folder_tells_how_many_of_its_files_are_read(page, monkeypatch):
     monkeypatch.setattr(abvlm_q, "_SHOW_EVERY", -1)
     made = page()
@@ -580,6 +594,8 @@ def test_a_bad_file_or_language_is_named(client, tmp_path):
     (tmp_path / "letter.png").write_text("Dear colleague")
     with pytest.raises(AppError, match="letter.png"):
         client.predict(handle_file(str(tmp_path / "letter.png")), "en", api_name="/plane")
+    with pytest.raises(AppError, match=re.escape(text("no_image", "en"))):
+        client.predict(None, "en", api_name="/plane")
     with pytest.raises(AppError, match="'fr' is not one of zh, en"):
         client.predict(handle_file(pages.write_png(tmp_path)), "fr", api_name="/plane")
 

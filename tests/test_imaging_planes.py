@@ -162,6 +162,13 @@ def test_a_hospital_may_replace_the_file(tmp_path):
         ("below: 0.25, points: 2", "below: 0.25, points: -2", "points '-2' is not a number from 0 to 10"),
         ("needs: [gallbladder_body]", "needs: [spleen]", "needs 'spleen' is not one of gallbladder_neck"),
         ("needs: [spleen]", "needs: []", "needs must be a list"),
+        ("upto: 0.5, points: 4", "upto: 0.5, points: 1", "points 1 are fewer than the 2 of less"),
+        (
+            "abdominal_aorta: {not_displayed: 3, incomplete: 2",
+            "abdominal_aorta: {not_displayed: 1, incomplete: 2",
+            "abdominal_aorta: not_displayed costs 1, less than incomplete, 2",
+        ),
+        ("en: Moderate, source", "en: Poor, source", "the name 'Poor' is also another's"),
         ("at_least: 1", "at_least: 7", "at_least '7' is not a number from 1 to 2"),
         ("      spleen: {not", "      milt: {not", "milt is not in the list of structures"),
         ("zh: 胆囊底,", "", "gallbladder_fundus lacks zh"),

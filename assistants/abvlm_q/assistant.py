@@ -28,11 +28,12 @@ from models.adapter import open_backbone
 from models.backbone import Backbone, number_format
 from models.boxes import Canvas, convention_of
 from models.encoding import Tensors
-from models.errors import ContextOverflow, ModelError, OutOfMemory
+from models.errors import ContextOverflow, ModelError, OutOfMemory, UnusableImage
 from models.familiarity import Familiarity
 from models.registry import title_of
 from models.streaming import Piece, Writer, is_out_of_memory, room_for_answer
 
+_SMALLEST = 28  # pixels, one token across
 _ROOM_TO_ANSWER = 256  # tokens a prompt must leave free: three structures and as many deductions
 
 
@@ -214,6 +215,7 @@ class AbVLMQAssistant:
 
     def _prepare(self, turn: Turn, settings: Settings) -> _Asked:
         frame, origin = cut_to_sector(turn.frames[0])
+        _require_size(frame)
         encoder = self.backbone.encoder
         images = encoder.encode_images([frame], settings.max_pixels)
         canvas = canvas_of(self._convention, frame, origin, encoder, images)
@@ -278,6 +280,16 @@ class AbVLMQAssistant:
             "images; whoever runs the server can start it with --quantize 4bit.",
             f"{self.device} 内存不足（同时处理 {images} 张图像）。请减少或缩小图像后重试；"
             "服务器管理员也可以用 --quantize 4bit 启动。",
+        )
+
+
+def _require_size(frame: Frame) -> None:
+    """UnusableImage for less than one token of a Qwen2-VL: nothing has a place in it."""
+    height, width = frame.pixels.shape[:2]
+    if min(height, width) < _SMALLEST:
+        raise UnusableImage(
+            f"{frame.source}: {width} x {height} pixels are too few to assess. Upload the image itself.",
+            f"{frame.source}：图像仅 {width} × {height} 像素，过小而无法评价。请上传原图。",
         )
 
 
