@@ -46,6 +46,7 @@ _HEADS = ("#", "plane_file", "plane_planes", "plane_score", "plane_grade", "plan
 # Gradio refuses a choice that is no longer offered in English and beside the page; `_changed` says it.
 _UNCHECKED = {"preprocess": False}
 _TO_THE_PICTURE = "() => document.querySelector('#plane-status').scrollIntoView({block: 'center'})"
+_BESIDE = {"scale": 0, "min_width": 120}  # a button beside what it acts on
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 Update = dict  # component → its new value
@@ -100,16 +101,16 @@ class PlanesPage:
     def _place_corrections(self) -> None:
         with gr.Row():
             self.struck = gr.Dropdown([], label=label("plane_strike_which"), elem_id="plane-struck")
-            self.strike = gr.Button(label("plane_strike"), elem_id="plane-strike")
+            self.strike = gr.Button(label("plane_strike"), elem_id="plane-strike", **_BESIDE)
         with gr.Row():
             self.added = gr.Dropdown([], label=label("plane_add_which"), elem_id="plane-added")
             self.reason = gr.Textbox(label=label("plane_reason"), max_length=200, elem_id="plane-reason")
-            self.add = gr.Button(label("plane_add"), elem_id="plane-add")
+            self.add = gr.Button(label("plane_add"), elem_id="plane-add", **_BESIDE)
         with gr.Row():
             self.planes = gr.Dropdown(
                 [], multiselect=True, label=label("plane_rename_which"), elem_id="plane-planes"
             )
-            self.rename = gr.Button(label("plane_rename"), elem_id="plane-rename")
+            self.rename = gr.Button(label("plane_rename"), elem_id="plane-rename", **_BESIDE)
         self.boxed = gr.Dropdown([], label=label("plane_box_which"), elem_id="plane-boxed")
         self.named = gr.Dropdown([], label=label("plane_box_name"), elem_id="plane-named")
         with gr.Row():
@@ -135,6 +136,7 @@ class PlanesPage:
             interactive=False,
             wrap=True,
             show_search="filter",
+            column_widths=["6%", "22%", "32%", "9%", "11%", "20%"],
             datatype=["number", "str", "str", "number", "str", "str"],
             elem_id="plane-table",
             label=label("plane_table"),

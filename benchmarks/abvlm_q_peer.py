@@ -35,7 +35,7 @@ from training.vision import jitter
 SIDE = 192  # pixels; chosen, as the next line, for what two CPU cores can do in half an hour
 WIDTHS, DEPTHS = (32, 64, 128, 256), (2, 2, 6, 2)  # of its four stages: a third of ConvNeXt-T's width
 RATE = 1e-3  # highest learning rate; chosen
-LOOKS = 60_000  # about what demo_abvlm_q.yaml's two stages took on the committed weights' machine
+LOOKS = 60_000  # what two CPU cores do in half an hour
 
 
 class Block(nn.Module):
