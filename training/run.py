@@ -74,6 +74,7 @@ from training.vision import VisionWarmup
 
 FAMILIAR_IMAGES = 6000  # training images behind the familiarity statistics
 DEMO_SHARD = "8MB"  # committed to the repository, where larger files are unwelcome
+HEADS = "heads.safetensors"  # in a stage's folder: read-outs beside the model, which no weights hold
 SHARD = "5GB"  # the library's own habit
 
 
@@ -294,7 +295,9 @@ class _Stage:
         self.output, self.folder, self.say = output, output / stage.name, say
         self.kept = self.folder / "model.safetensors"
         self.gathered = self.folder / "learned.safetensors"
-        self.heads = output / "dense_heads.safetensors"
+        before = recipe.stages[: recipe.stages.index(stage)]
+        self.heads = self.folder / HEADS
+        self.heads_before = [output / each.name / HEADS for each in reversed(before)]
         self.aside: list[nn.Module] = []  # towers whose images were seen before
 
     def run(self, model: nn.Module) -> nn.Module | None:
@@ -371,9 +374,9 @@ class _Stage:
         return model, changed
 
     def _open_heads(self, warmup: Stage) -> None:
-        """A later stage that asks the tower goes on with the same read-outs."""
-        if self.heads.exists():
-            warmup.heads.load_state_dict(load_file(self.heads))
+        """A stage that asks the tower goes on with the read-outs of the last one that did."""
+        if last := next(filter(Path.exists, self.heads_before), None):
+            warmup.heads.load_state_dict(load_file(last))
 
     def _keep_heads(self, warmup: Stage) -> None:
         if processes().is_main_process:
