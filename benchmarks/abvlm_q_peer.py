@@ -26,9 +26,8 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from assistants.abvlm_q.encoding import cut_to_sector
+from assistants.abvlm_q.encoding import cut_image
 from imaging.case import Case, CaseError, case_values, read_cases
-from imaging.files import load_frames
 from imaging.planes import NON_STANDARD, load_planes
 from training.vision import jitter
 
@@ -79,7 +78,7 @@ def labels_of() -> tuple[str, ...]:
 def picture(case: Case, rng: np.random.Generator | None = None) -> np.ndarray:
     """The scan sector of a case's image, uint8 [SIDE, SIDE]; with `rng` under another setting of the monitor,
     as AbVLM-Q's own training has it."""
-    frame, _ = cut_to_sector(load_frames(case.images[:1], cut_to_sector=False)[0])
+    frame, _ = cut_image(case)
     image = Image.fromarray(frame.pixels)
     image = jitter(image, rng) if rng else image
     return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC))

@@ -18,7 +18,7 @@ from test_abvlm_q_assistant import save
 from test_imaging_sector import fan, screen
 
 from assistants.abvlm_q.answers import Names, read
-from assistants.abvlm_q.encoding import Marks, canvas_of, cut_to_sector
+from assistants.abvlm_q.encoding import Marks, canvas_of, cut_image, cut_to_sector
 from assistants.base import Settings, Turn, demo_weights, open_assistant
 from imaging.case import Case, CaseError, read_cases
 from imaging.files import load_frames
@@ -66,10 +66,6 @@ def parts(material):
     return encoder, model
 
 
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 # --- the warm-up -------------------------------------------------------------------------------------------
 
 
@@ -101,9 +97,11 @@ def test_digits_are_those_that_an_answer_writes():
 def test_the_warm_ups_edges_are_those_of_the_answers(cases, parts, step):
     encoder, model = parts
     case = next(case for case in cases if len(case.boxes) > 1)
-    truth = PlaneWarmup(model.model.visual, encoder, [case], PROTOCOL, step).batch([0], rng())
+    truth = PlaneWarmup(model.model.visual, encoder, [case], PROTOCOL, step).batch(
+        [0], np.random.default_rng(0)
+    )
     answers = PlaneAnswers("t", model, encoder, [case], PROTOCOL, "short", step=step)
-    labels = answers.batch([0], rng())["labels"]
+    labels = answers.batch([0], np.random.default_rng(0))["labels"]
     text = Marks(encoder).decode(labels[labels != IGNORED].tolist())
     written = re.findall(r"\((\d+),(\d+)\),\((\d+),(\d+)\)", text)
     taught = {tuple(round(1000 * edge) for edge in edges) for edges in truth["edges"].tolist()}
@@ -235,7 +233,7 @@ def test_a_sample_is_the_assistants_own_prompt_and_answer(cases, parts):
             assert stage.weight(batch) == int((labels[1:] != IGNORED).sum())
             text = Marks(encoder).decode(labels[labels != IGNORED].tolist())
             case = stage.examinations[number][0]
-            frame, origin = cut_to_sector(load_frames(case.images, cut_to_sector=False)[0])
+            frame, origin = cut_image(case)
             canvas = canvas_of(RELATIVE, frame, origin, encoder, batch)
             answer, counts = read(text, Names(PROTOCOL), canvas)
             assert (answer.planes, answer.score, dict(counts)) == (case.plane, case.score, {})
@@ -310,7 +308,7 @@ def test_layers_that_run_again_for_their_gradients_run_the_same_way(cases, parts
     encoder, model = parts
     model = with_lora(model, read_recipe(RECIPE).stages[0].lora, seed=0, also=None).train()
     stage = PlaneAnswers("t", model, encoder, cases, PROTOCOL, "short")
-    batch = stage.batch(range(2), rng())
+    batch = stage.batch(range(2), np.random.default_rng(0))
     expected, _ = stage.loss(batch)
     expected.backward()
     wanted = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from training.folded_lora import folded
 from training.text_attention import NAME, attend, batched_products
@@ -87,19 +87,7 @@ def test_a_step_in_half_precision_folds_before_it_rounds():
 @pytest.fixture
 def language_model():
     torch.manual_seed(0)
-    text = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 50,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
-    }
-    config = Qwen2VLConfig(text_config=text, vision_config={"depth": 1, "embed_dim": 32, "num_heads": 2})
-    return Qwen2VLForConditionalGeneration._from_config(
-        config, attn_implementation="sdpa"
-    ).model.language_model
+    return tiny.model(tiny.tokenizer(), "qwen2_vl").model.language_model
 
 
 @pytest.mark.parametrize("padded", [0, 3])

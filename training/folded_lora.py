@@ -41,12 +41,17 @@ def _folds(layer: Linear) -> bool:
     base = layer.base_layer
     if type(base) is not nn.Linear or layer.fan_in_fan_out or any(layer.lora_bias.values()):
         return False
-    dropouts = [layer.lora_dropout[name] for name in layer.active_adapters if name in layer.lora_A]
-    return len(dropouts) == 1 and (isinstance(dropouts[0], nn.Identity) or not layer.training)
+    names = _names(layer)
+    return len(names) == 1 and (isinstance(layer.lora_dropout[names[0]], nn.Identity) or not layer.training)
+
+
+def _names(layer: Linear) -> list[str]:
+    """The adapters that are awake and have a part in this layer."""
+    return [name for name in layer.active_adapters if name in layer.lora_A]
 
 
 def _forward(layer: Linear, x: Tensor) -> Tensor:
-    (name,) = (name for name in layer.active_adapters if name in layer.lora_A)
+    (name,) = _names(layer)
     base = layer.base_layer
     with torch.autocast("cpu", enabled=False):
         low_rank = layer.lora_B[name].weight.float() @ layer.lora_A[name].weight.float()

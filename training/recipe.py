@@ -467,7 +467,7 @@ def _complaint_about_abvlm_q(recipe: Recipe) -> str | None:
             return f"abvlm_q.{key}: unknown key; known are {', '.join(ABVLM_Q_FIELDS)}"
     if recipe.abvlm_q.get("prompt") not in FORMS:
         return f"abvlm_q.prompt: {recipe.abvlm_q.get('prompt')!r} is not one of {', '.join(FORMS)}"
-    step = recipe.abvlm_q.get("step", 1)
+    step = recipe.box_step
     if not isinstance(step, int) or not 1 <= step <= COARSEST:
         return f"abvlm_q.step: {step!r} is not a whole number from 1 to {COARSEST}"
     return _complaint_about_one_adapter(recipe, "abvlm_q")
